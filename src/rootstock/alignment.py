@@ -1,0 +1,62 @@
+"""Which wordpieces belong to which spaCy token, and what each gives to the other.
+
+`doc.tensor` is `A @ H`: A (tokens x pieces) is sparse, its columns sum to one, so that no information is lost:
+`(A @ H).sum(0) == H.sum(0)`. A piece aligned to k tokens gives each of them 1/k. A piece aligned to none (boundary
+pieces; pieces of white space) gives each of the n tokens of its sentence 1/n.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from .pieces import Pieces
+
+
+def align(
+    token_spans: np.ndarray, piece_spans: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pair tokens with the pieces whose characters overlap theirs.
+
+    token_spans (int, Shape (n_tokens, 2)): start and end character of each token, in order, disjoint.
+    piece_spans (int, Shape (n_pieces, 2)): the same for each piece; an empty span overlaps nothing.
+    RETURNS: two int32 arrays of equal length, token index and piece index of each pair, sorted by token, then piece.
+    """
+    starts, ends = piece_spans[:, 0], piece_spans[:, 1]
+    first = np.searchsorted(token_spans[:, 1], starts, side="right")
+    last = np.searchsorted(token_spans[:, 0], ends, side="left")
+    counts = np.where(ends > starts, np.maximum(last - first, 0), 0)
+    pieces = np.repeat(np.arange(len(starts)), counts)
+    tokens = np.repeat(first, counts) + counted(counts)
+    order = np.argsort(tokens, kind="stable")
+    return tokens[order].astype(np.int32), pieces[order].astype(np.int32)
+
+
+def counted(lengths: np.ndarray) -> np.ndarray:
+    """0, 1, ... within each run: [2, 3] -> [0, 1, 0, 1, 2]."""
+    return np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+
+
+def entries(pieces: Pieces) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The entries of A for one document: token indices, piece indices (int64), weights (float32)."""
+    n_pieces = len(pieces.ids)
+    shared_by = np.bincount(pieces.aligned_pieces, minlength=n_pieces)
+    weights = 1.0 / shared_by[pieces.aligned_pieces]
+
+    # Pieces without a token of their own are shared out over their sentence.
+    sentence_of = np.repeat(np.arange(len(pieces.sentence_pieces)), pieces.sentence_pieces)
+    loose = np.flatnonzero(shared_by == 0)
+    n_tokens = pieces.kept_tokens[sentence_of[loose]]
+    token_starts = np.cumsum(pieces.sentence_tokens) - pieces.sentence_tokens
+    loose_tokens = np.repeat(token_starts[sentence_of[loose]], n_tokens) + counted(n_tokens)
+
+    tokens = np.concatenate([pieces.aligned_tokens, loose_tokens]).astype(np.int64)
+    columns = np.concatenate([pieces.aligned_pieces, np.repeat(loose, n_tokens)]).astype(np.int64)
+    shares = np.repeat(1.0 / np.maximum(n_tokens, 1), n_tokens)
+    return tokens, columns, np.concatenate([weights, shares]).astype(np.float32)
+
+
+def pieces_of_tokens(pieces: Pieces) -> Iterator[list[int]]:
+    """For each token of the document the list of its pieces; empty where the tokenizer dropped its characters."""
+    bounds = np.searchsorted(pieces.aligned_tokens, np.arange(pieces.n_tokens + 1))
+    for start, end in zip(bounds[:-1], bounds[1:], strict=True):
+        yield pieces.aligned_pieces[start:end].tolist()

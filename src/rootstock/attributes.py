@@ -1,0 +1,117 @@
+"""The extension attributes `._.trf_*` of Doc, Span and Token, and the hooks behind `.vector` and `.similarity`."""
+
+from typing import Any
+
+from spacy.tokens import Doc, Span, Token
+from thinc.api import get_array_module
+
+from . import alignment
+from .pieces import Pieces
+
+OUTPUTS = "trf_outputs"  # doc.user_data: what the model gave, under the names of Transformers
+GRADIENTS = "trf_gradients"  # doc.user_data: what the heads want changed
+
+
+def register() -> None:
+    """Register every attribute; calling it again changes nothing."""
+    if Doc.has_extension("trf_word_pieces"):
+        return
+    Doc.set_extension("trf_word_pieces", getter=lambda doc: Pieces.of(doc).ids)
+    Doc.set_extension("trf_word_pieces_", getter=_strings)
+    Doc.set_extension("trf_alignment", getter=lambda doc: list(alignment.pieces_of_tokens(Pieces.of(doc))))
+    Doc.set_extension("trf_outputs", getter=_outputs)
+    for name, key in OUTPUT_NAMES.items():
+        Doc.set_extension(name, getter=lambda doc, key=key: doc.user_data.get(OUTPUTS, {}).get(key))
+    for name, key in GRADIENT_NAMES.items():
+        Doc.set_extension(name, getter=lambda doc, key=key: _gradient(doc, key), setter=_gradient_setter(key))
+    for cls in (Span, Token):
+        cls.set_extension("trf_word_pieces", getter=lambda part: part.doc._.trf_word_pieces[_indices(part)])
+        cls.set_extension("trf_word_pieces_", getter=lambda part: _pick(part.doc._.trf_word_pieces_, _indices(part)))
+        cls.set_extension("trf_last_hidden_state", getter=_part_of_last_hidden_state)
+    Span.set_extension("trf_alignment", getter=lambda span: span.doc._.trf_alignment[span.start : span.end])
+    Token.set_extension("trf_alignment", getter=lambda token: token.doc._.trf_alignment[token.i])
+
+
+OUTPUT_NAMES = {
+    "trf_last_hidden_state": "last_hidden_state",
+    "trf_pooler_output": "pooler_output",
+    "trf_all_hidden_states": "hidden_states",
+    "trf_all_attentions": "attentions",
+}
+GRADIENT_NAMES = {"trf_d_last_hidden_state": "last_hidden_state", "trf_d_pooler_output": "pooler_output"}
+
+
+def _strings(doc: Doc) -> list[str]:
+    if "trf_word_pieces_" not in doc.user_hooks:
+        raise ValueError("the strings of the pieces come from the tokenizer: pass this Doc through 'trf_wordpiecer' first")
+    return doc.user_hooks["trf_word_pieces_"](doc)
+
+
+def _outputs(doc: Doc) -> Any:
+    from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+    return BaseModelOutputWithPooling(**doc.user_data.get(OUTPUTS, {}))
+
+
+def _gradient(doc: Doc, key: str) -> Any:
+    """Zeros of the output's shape until somebody adds to them."""
+    output = doc.user_data.get(OUTPUTS, {}).get(key)
+    if output is None:
+        return None
+    gradients = doc.user_data.setdefault(GRADIENTS, {})
+    if key not in gradients:
+        gradients[key] = get_array_module(output).zeros_like(output)
+    return gradients[key]
+
+
+def _gradient_setter(key: str):
+    def set_gradient(doc: Doc, value: Any) -> None:
+        doc.user_data.setdefault(GRADIENTS, {})[key] = value
+
+    return set_gradient
+
+
+def _indices(part: Span | Token) -> list[int]:
+    """The pieces of a Span or Token, each once, in order."""
+    rows = part._.trf_alignment
+    return rows if isinstance(part, Token) else sorted({piece for row in rows for piece in row})
+
+
+def _pick(values: list[str], indices: list[int]) -> list[str]:
+    return [values[i] for i in indices]
+
+
+def _part_of_last_hidden_state(part: Span | Token) -> Any:
+    rows = part.doc._.trf_last_hidden_state
+    return None if rows is None else rows[_indices(part)]
+
+
+def hook_vectors(doc: Doc) -> None:
+    """`.vector` is the mean of the rows of `doc.tensor`, `.similarity` the cosine of two vectors, both as in spaCy."""
+    for hooks in (doc.user_hooks, doc.user_span_hooks, doc.user_token_hooks):
+        hooks["has_vector"] = _has_vector
+        hooks["vector"] = _vector
+        hooks["similarity"] = _similarity
+
+
+def _rows(part: Doc | Span | Token) -> Any:
+    if isinstance(part, Doc):
+        return part.tensor
+    if isinstance(part, Span):
+        return part.doc.tensor[part.start : part.end]
+    return part.doc.tensor[part.i : part.i + 1]
+
+
+def _has_vector(part: Doc | Span | Token) -> bool:
+    return _rows(part).size > 0
+
+
+def _vector(part: Doc | Span | Token) -> Any:
+    rows = _rows(part)
+    return rows.mean(axis=0) if len(rows) else get_array_module(rows).zeros(rows.shape[1:], dtype="f")
+
+
+def _similarity(part: Doc | Span | Token, other: Any) -> float:
+    """Zero where either has no vector."""
+    norms = part.vector_norm * other.vector_norm
+    return float((part.vector * other.vector).sum() / norms) if norms else 0.0

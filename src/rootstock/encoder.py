@@ -1,0 +1,234 @@
+"""Run the transformer over the windows of many documents, and back: one Thinc model around the PyTorch one.
+
+Windows are sorted by length and packed under a budget, in training too. What the budget does not hold is computed
+again in the backward pass instead of being kept (Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost"),
+so one huge document is as bounded as many small ones.
+"""
+
+from collections.abc import Callable
+from contextlib import contextmanager
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from thinc.api import Model, PyTorchShim, torch2xp, xp2torch
+
+from .alignment import entries
+from .packing import pack
+from .pieces import Pieces
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+class Encoded(NamedTuple):
+    """What the transformer gives for one document; arrays of NumPy or CuPy."""
+
+    tensor: Any  # (n_tokens, width)
+    last_hidden_state: Any  # (n_pieces, width)
+    pooler_output: Any  # (n_sentences, width), None where the model has no pooler
+
+
+def make_encoder(net: torch.nn.Module, words_per_batch: int, precision: Precision) -> Model:
+    """A Thinc model from list[Pieces] to list[Encoded].
+
+    Its backward takes, per document, the gradients of last_hidden_state and pooler_output (None for zero).
+    words_per_batch: the most pieces, padding included, that the transformer computes at a time.
+    """
+    return Model(
+        "transformer",
+        _forward,
+        attrs={"words_per_batch": words_per_batch, "precision": precision},
+        shims=[PyTorchShim(net)],
+    )
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+
+
+def set_dropout(net: torch.nn.Module, rate: float) -> None:
+    for module in net.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = rate
+
+
+def _forward(model: Model, docs: list[Pieces], is_train: bool) -> tuple[list[Encoded], Callable]:
+    net = model.shims[0]._model
+    net.train(is_train)
+    batch = _Batch(docs, net)
+    budget, precision = model.attrs["words_per_batch"], model.attrs["precision"]
+    bf16 = precision == "bf16" or (precision == "auto" and has_fast_bf16(batch.device))
+
+    rows = torch.zeros(len(batch.ids), net.config.hidden_size, device=batch.device)
+    pooled: torch.Tensor | None = None
+    passes: list[_Pass] = []
+    kept = 0
+    for windows in pack(batch.lengths, budget):
+        step = _Pass(net, batch, windows, bf16)
+        kept += step.size
+        output, pool = step.run(keep=is_train and (kept <= budget or not passes))
+        rows[step.rows] = output
+        if pool is not None:
+            pooled = rows.new_zeros(len(batch.lengths), rows.shape[1]) if pooled is None else pooled
+            pooled[step.windows] = pool
+        if is_train:
+            passes.append(step)
+
+    def backprop(d_docs: list[tuple[Any, Any]]) -> list:
+        d_rows, d_pooled = batch.split_gradients(d_docs)
+        while passes:
+            passes.pop().backward(d_rows, d_pooled)
+        return []
+
+    return batch.join_outputs(rows, pooled), backprop
+
+
+class _Batch:
+    """The windows of all documents end to end, and where each document's pieces, tokens and sentences begin."""
+
+    def __init__(self, docs: list[Pieces], net: torch.nn.Module) -> None:
+        self.docs = docs
+        self.device = next(net.parameters()).device
+        self.pad = net.config.pad_token_id or 0
+        self.lengths = _join([d.window_lengths for d in docs])
+        self.ids = _join([d.ids[d.window_pieces] for d in docs])
+        self.piece_ends = np.cumsum([len(d.ids) for d in docs])
+        self.token_ends = np.cumsum([d.n_tokens for d in docs])
+        self.sentence_ends = np.cumsum([d.n_sentences for d in docs])
+        pieces = [d.window_pieces + end - len(d.ids) for d, end in zip(docs, self.piece_ends, strict=True)]
+        sentences = [d.window_sentence + end - d.n_sentences for d, end in zip(docs, self.sentence_ends, strict=True)]
+        self.pieces = _Merge(_join(pieces), _last(self.piece_ends), self.device)
+        self.sentences = _Merge(_join(sentences), _last(self.sentence_ends), self.device)
+
+    def join_outputs(self, rows: torch.Tensor, pooled: torch.Tensor | None) -> list[Encoded]:
+        hidden = self.pieces.mean(rows)
+        tensor = torch.sparse.mm(self._alignment(), hidden)
+        hiddens = np.split(torch2xp(hidden), self.piece_ends[:-1])
+        tensors = np.split(torch2xp(tensor), self.token_ends[:-1])
+        if pooled is None:
+            return [Encoded(t, h, None) for t, h in zip(tensors, hiddens, strict=True)]
+        pools = np.split(torch2xp(self.sentences.mean(pooled)), self.sentence_ends[:-1])
+        return [Encoded(*parts) for parts in zip(tensors, hiddens, pools, strict=True)]
+
+    def split_gradients(self, d_docs: list[tuple[Any, Any]]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        d_hidden = self._stack([d[0] for d in d_docs], [len(d.ids) for d in self.docs])
+        d_pool = self._stack([d[1] for d in d_docs], [d.n_sentences for d in self.docs])
+        assert d_hidden is not None or d_pool is not None
+        if d_hidden is None:
+            d_hidden = d_pool.new_zeros(_last(self.piece_ends), d_pool.shape[1])
+        return self.pieces.mean_backward(d_hidden), None if d_pool is None else self.sentences.mean_backward(d_pool)
+
+    def _stack(self, parts: list[Any], sizes: list[int]) -> torch.Tensor | None:
+        width = next((part.shape[1] for part in parts if part is not None), None)
+        if width is None:
+            return None
+        zeros = torch.zeros
+        return torch.cat(
+            [
+                zeros(size, width, device=self.device) if part is None else xp2torch(part, device=self.device)
+                for part, size in zip(parts, sizes, strict=True)
+            ]
+        )
+
+    def _alignment(self) -> torch.Tensor:
+        tokens, pieces, weights = [], [], []
+        for doc, token_end, piece_end in zip(self.docs, self.token_ends, self.piece_ends, strict=True):
+            t, p, w = entries(doc)
+            tokens.append(t + token_end - doc.n_tokens)
+            pieces.append(p + piece_end - len(doc.ids))
+            weights.append(w)
+        index = torch.from_numpy(np.stack([_join(tokens), _join(pieces)]))
+        values = torch.from_numpy(np.concatenate(weights) if weights else np.zeros(0, "float32"))
+        size = (_last(self.token_ends), _last(self.piece_ends))
+        return torch.sparse_coo_tensor(index, values, size, check_invariants=False).to(self.device)
+
+
+class _Merge:
+    """Several rows of the model's output stand for one piece (or sentence): their mean, and its gradient."""
+
+    def __init__(self, index: np.ndarray, size: int, device: torch.device) -> None:
+        counts = np.bincount(index, minlength=size)
+        self.trivial = bool((counts == 1).all())  # then index is 0, 1, 2, ...
+        self.size = size
+        self.index = torch.from_numpy(index).to(device)
+        self.weights = torch.from_numpy((1 / np.maximum(counts, 1)).astype("float32")).to(device)[:, None]
+
+    def mean(self, rows: torch.Tensor) -> torch.Tensor:
+        if self.trivial:
+            return rows
+        return rows.new_zeros(self.size, rows.shape[1]).index_add_(0, self.index, rows) * self.weights
+
+    def mean_backward(self, gradient: torch.Tensor) -> torch.Tensor:
+        return gradient if self.trivial else (gradient * self.weights)[self.index]
+
+
+class _Pass:
+    """One pack through the network. Keeps its graph, or what it takes to compute the same again."""
+
+    def __init__(self, net: torch.nn.Module, batch: _Batch, windows: np.ndarray, bf16: bool) -> None:
+        self.net, self.bf16, self.device = net, bf16, batch.device
+        lengths = batch.lengths[windows]
+        columns = np.arange(lengths.max())
+        starts = (np.cumsum(batch.lengths) - batch.lengths)[windows]
+        mask = columns < lengths[:, None]
+        places = np.where(mask, starts[:, None] + columns, 0)
+        ids = np.where(mask, batch.ids[places], batch.pad)
+        self.size = ids.size
+        self.windows = torch.from_numpy(windows).to(self.device)
+        self.rows = torch.from_numpy(places[mask]).to(self.device)
+        self.real = torch.from_numpy(np.flatnonzero(mask)).to(self.device)
+        self.ids = torch.from_numpy(ids).to(self.device)
+        # Without padding no mask is needed, and attention is cheaper.
+        self.mask = None if mask.all() else torch.from_numpy(mask.astype("int64")).to(self.device)
+
+    def run(self, keep: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The rows of last_hidden_state (n_rows, width), padding left out, and the pooler's (n_windows, width)."""
+        self.random_state = _random_state(self.device) if self.net.training and not keep else None
+        with torch.set_grad_enabled(keep):
+            output = self._compute()
+        self.output = output if keep else None
+        return output[0].detach(), None if output[1] is None else output[1].detach()
+
+    def _compute(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
+            output = self.net(input_ids=self.ids, attention_mask=self.mask)
+        pooled = getattr(output, "pooler_output", None)
+        rows = output.last_hidden_state.flatten(0, 1).index_select(0, self.real)
+        return rows.float(), None if pooled is None else pooled.float()
+
+    def backward(self, d_rows: torch.Tensor, d_pooled: torch.Tensor | None) -> None:
+        output = self.output
+        if output is None:
+            with _replay(self.random_state, self.device), torch.enable_grad():
+                output = self._compute()
+        rows, pooled = output
+        tensors, gradients = [rows], [d_rows[self.rows]]
+        if pooled is not None and d_pooled is not None:
+            tensors.append(pooled)
+            gradients.append(d_pooled[self.windows])
+        torch.autograd.backward(tensors, gradients)
+
+
+def _random_state(device: torch.device) -> torch.Tensor:
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+@contextmanager
+def _replay(state: torch.Tensor, device: torch.device):
+    """Draw the same dropout again, and leave the generator as it was found."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        if device.type == "cuda":
+            torch.cuda.set_rng_state(state, device)
+        else:
+            torch.set_rng_state(state)
+        yield
+
+
+def _join(arrays: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate(arrays).astype("int64") if arrays else np.zeros(0, "int64")
+
+
+def _last(ends: np.ndarray) -> int:
+    return int(ends[-1]) if len(ends) else 0

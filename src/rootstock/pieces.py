@@ -1,0 +1,46 @@
+"""The wordpieces of one document, as compact arrays that travel through DocBin in `doc.user_data`."""
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+from spacy.tokens import Doc
+
+KEY = "trf_pieces"
+
+
+@dataclass(eq=False)
+class Pieces:
+    """One entry per piece of the document, boundary pieces included; sentence after sentence.
+
+    A sentence is one window: one input of the model. One that is longer than the model takes is cut into windows
+    that overlap; a piece that two windows see stands here once. All arrays are int32.
+    """
+
+    ids: np.ndarray  # (n_pieces,) id in the tokenizer's vocabulary
+    sentence_pieces: np.ndarray  # (n_sentences,) pieces of each sentence
+    sentence_tokens: np.ndarray  # (n_sentences,) spaCy tokens of each sentence
+    kept_tokens: np.ndarray  # (n_sentences,) of these, how many came before the cut of `truncate`
+    aligned_tokens: np.ndarray  # (n_pairs,) token of each aligned pair, ascending
+    aligned_pieces: np.ndarray  # (n_pairs,) its piece
+    window_sentence: np.ndarray  # (n_windows,) the sentence that each window belongs to
+    window_lengths: np.ndarray  # (n_windows,) pieces that each window shows to the model
+    window_class: np.ndarray  # (n_windows,) the piece that speaks for the window
+    window_pieces: np.ndarray  # (n_rows,) piece at each position of each window
+
+    @property
+    def n_tokens(self) -> int:
+        return int(self.sentence_tokens.sum())
+
+    @property
+    def n_sentences(self) -> int:
+        return len(self.sentence_pieces)
+
+    def store(self, doc: Doc) -> None:
+        doc.user_data[KEY] = {f.name: getattr(self, f.name) for f in fields(self)}
+
+    @classmethod
+    def of(cls, doc: Doc) -> "Pieces":
+        """Raises ValueError where the document has none yet."""
+        if KEY not in doc.user_data:
+            raise ValueError("this Doc has no wordpieces yet: add 'trf_wordpiecer' to the pipeline before this component")
+        return cls(**doc.user_data[KEY])

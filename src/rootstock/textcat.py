@@ -1,0 +1,229 @@
+"""`trf_textcat`: one prediction per sentence from its class vector, averaged over the sentences of the document."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import srsly
+from spacy.language import Language
+from spacy.scorer import Scorer
+from spacy.tokens import Doc
+from spacy.training import Example
+from spacy.vocab import Vocab
+from thinc.api import Linear, Model, chain, get_array_module, list2ragged, with_array
+from thinc.types import Ragged
+
+from .head import Head
+from .pieces import Pieces
+from .weights import folder_from_bytes, folder_to_bytes
+
+if TYPE_CHECKING:
+    from .tok2vec import TransformerTok2Vec
+
+
+@Language.factory(
+    "trf_textcat",
+    assigns=["doc.cats"],
+    requires=["doc._.trf_last_hidden_state"],
+    default_config={"exclusive_classes": True, "seed": 0},
+    default_score_weights={"cats_score": 1.0},
+)
+def make_textcat(nlp: Language, name: str, exclusive_classes: bool, seed: int) -> TrfTextCat:
+    """Make the component for `nlp.add_pipe`.
+
+    exclusive_classes: one label holds per document (softmax), or any number of them (a sigmoid each).
+    seed: for the first weights of each label.
+    """
+    return TrfTextCat(nlp.vocab, name, exclusive_classes, seed)
+
+
+class TrfTextCat(Head):
+    """Sets `doc.cats`: a probability for each label. A document without tokens gets zeros, as in spaCy's textcat."""
+
+    def __init__(self, vocab: Vocab, name: str, exclusive_classes: bool, seed: int) -> None:
+        self.vocab = vocab
+        self.name = name
+        self.seed = seed
+        self.exclusive_classes = exclusive_classes
+        self.cfg: dict[str, Any] = {"labels": []}
+        self._build()
+
+    def _build(self, n_labels: int | None = None, width: int | None = None) -> None:
+        self.linear: Model = Linear(n_labels, width)
+        self.model = chain(list2ragged(), with_array(self.linear), mean_of_sentences(self.exclusive_classes))
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return tuple(self.cfg["labels"])
+
+    @property
+    def label_data(self) -> list[str]:
+        return list(self.labels)
+
+    def connect(self, tok2vec: TransformerTok2Vec) -> None:
+        super().connect(tok2vec)
+        self._size()
+
+    def add_label(self, label: str) -> int:
+        """Returns 1, or 0 where the label is known. The head grows at once; no `initialize` is needed."""
+        if not isinstance(label, str):
+            raise ValueError(f"a label is a string, not {label!r}")
+        if label in self.labels:
+            return 0
+        self.cfg["labels"].append(label)
+        self.vocab.strings.add(label)
+        self._size()
+        return 1
+
+    def _size(self) -> None:
+        """One row of weights for each label; those that are there stay as they are."""
+        if self.tok2vec is None or not self.tok2vec.model.shims or not self.labels:
+            return
+        width, n_labels = self.tok2vec.width, len(self.labels)
+        have = self.linear.get_dim("nO") if self.linear.has_param("W") else 0
+        if have == n_labels:
+            return
+        new = [np.random.default_rng([self.seed, i]).normal(0, 0.02, width) for i in range(have, n_labels)]
+        weights = self.model.ops.asarray2f(np.stack(new))
+        bias = self.model.ops.alloc1f(n_labels)
+        if have:
+            weights = self.model.ops.xp.vstack([self.linear.get_param("W"), weights])
+            bias[:have] = self.linear.get_param("b")
+        self._set_params(weights, bias)
+
+    def _set_params(self, weights: Any, bias: Any) -> None:
+        self._build(*weights.shape)
+        self.linear.set_param("W", weights)
+        self.linear.set_param("b", bias)
+
+    def initialize(
+        self,
+        get_examples: Callable[[], Iterable[Example]],
+        *,
+        nlp: Language | None = None,
+        labels: Iterable[str] | None = None,
+    ) -> None:
+        """Take the labels given, or all that the examples have."""
+        if labels is None:
+            labels = sorted({label for eg in get_examples() for label in eg.reference.cats})
+        for label in labels:
+            self.add_label(label)
+        self._require_labels()
+
+    def _require_labels(self) -> None:
+        if len(self.labels) < (2 if self.exclusive_classes else 1):
+            raise ValueError(
+                f"component '{self.name}' has {len(self.labels)} label(s): exclusive classes need two, others one; "
+                "call add_label, or initialize with examples that have cats"
+            )
+
+    def predict(self, docs: Iterable[Doc]) -> Any:
+        """Array (n_docs, n_labels) of probabilities."""
+        self._require_labels()
+        return self.model.predict([class_vectors(doc)[0] for doc in docs])
+
+    def set_annotations(self, docs: Iterable[Doc], scores: Any) -> None:
+        for doc, row in zip(docs, scores.tolist(), strict=True):
+            doc.cats.update(zip(self.labels, row, strict=True))
+
+    def learn(self, docs: list[Doc], examples: list[Example], drop: float) -> float:
+        self._require_labels()
+        vectors = [class_vectors(doc) for doc in docs]
+        scores, backprop = self.model.begin_update([vector for vector, _ in vectors])
+        loss, d_scores = self.get_loss(examples, scores)
+        for (_, backprop_vector), d_vector in zip(vectors, backprop(d_scores), strict=True):
+            backprop_vector(d_vector)
+        return loss
+
+    def get_loss(self, examples: Iterable[Example], scores: Any) -> tuple[float, Any]:
+        """Mean cross-entropy over documents, and its gradient of shape (n_docs, n_labels).
+
+        A label that a document's cats do not name counts as 0 where classes are exclusive, and not at all otherwise.
+        """
+        xp = get_array_module(scores)
+        cats = [eg.reference.cats for eg in examples]
+        absent = 0.0 if self.exclusive_classes else np.nan
+        rows = [[c.get(label, absent) if c else np.nan for label in self.labels] for c in cats]
+        truth = xp.asarray(rows, dtype="float64").reshape(scores.shape)
+        known = ~xp.isnan(truth)
+        truth = xp.where(known, truth, 0)
+        p = xp.clip(scores.astype("float64"), 1e-8, 1 - 1e-8)
+        loss, gradient = -truth * xp.log(p), -truth / p
+        if not self.exclusive_classes:
+            loss, gradient = loss - (1 - truth) * xp.log(1 - p), gradient + (1 - truth) / (1 - p)
+        n_docs = len(cats)
+        return float((loss * known).sum() / n_docs), (gradient * known / n_docs).astype(scores.dtype)
+
+    def score(self, examples: Iterable[Example], **kwargs: Any) -> dict[str, Any]:
+        kwargs = {"labels": self.labels, "multi_label": not self.exclusive_classes, **kwargs}
+        return Scorer.score_cats(examples, "cats", **kwargs)
+
+    # Serialization.
+
+    def to_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> None:
+        from safetensors.numpy import save_file
+
+        self._require_labels()
+        Path(path).mkdir(exist_ok=True)
+        srsly.write_json(Path(path) / "cfg", self.cfg)
+        ops = self.model.ops
+        params = {name: ops.to_numpy(self.linear.get_param(name)) for name in ("W", "b")}
+        save_file(params, Path(path) / "head.safetensors")
+
+    def from_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> TrfTextCat:
+        from safetensors.numpy import load_file
+
+        self.cfg = srsly.read_json(Path(path) / "cfg")
+        for label in self.labels:
+            self.vocab.strings.add(label)
+        params = load_file(Path(path) / "head.safetensors")
+        self._set_params(*(self.model.ops.asarray(params[name]) for name in ("W", "b")))
+        return self
+
+    def to_bytes(self, *, exclude: Iterable[str] = ()) -> bytes:
+        return folder_to_bytes(self.to_disk)
+
+    def from_bytes(self, data: bytes, *, exclude: Iterable[str] = ()) -> TrfTextCat:
+        folder_from_bytes(data, self.from_disk)
+        return self
+
+
+def class_vectors(doc: Doc) -> tuple[Any, Callable[[Any], None]]:
+    """The class vector of each sentence, (n_sentences, width), the mean over its windows; and the backward pass."""
+    pieces = Pieces.of(doc)
+    hidden = doc._.trf_last_hidden_state
+    if hidden is None:
+        raise ValueError("this Doc has no transformer output yet: add 'trf_tok2vec' to the pipeline before this component")
+    xp = get_array_module(hidden)
+    sentences, counts = np.unique(pieces.window_sentence, return_counts=True)
+    mean = np.zeros((len(sentences), len(hidden)), hidden.dtype)  # the few rows that matter, as a matrix
+    window_rows = np.searchsorted(sentences, pieces.window_sentence)
+    np.add.at(mean, (window_rows, pieces.window_class), (1 / counts)[window_rows])
+    mean = xp.asarray(mean)
+
+    def backprop(d_vectors: Any) -> None:
+        doc._.trf_d_last_hidden_state += mean.T @ d_vectors
+
+    return mean @ hidden, backprop
+
+
+def mean_of_sentences(exclusive: bool) -> Model[Ragged, Any]:
+    """Softmax (or sigmoid) of each sentence's logits, then the mean over the sentences of each document."""
+    return Model("mean_of_sentences", _mean_of_sentences, attrs={"exclusive": exclusive})
+
+
+def _mean_of_sentences(model: Model, logits: Ragged, is_train: bool) -> tuple[Any, Callable]:
+    exclusive, ops = model.attrs["exclusive"], model.ops
+    p = ops.softmax(logits.dataXd) if exclusive else ops.sigmoid(logits.dataXd)
+
+    def backprop(d_mean: Any) -> Ragged:
+        d_p = ops.backprop_reduce_mean(d_mean, logits.lengths)
+        d_logits = p * (d_p - (d_p * p).sum(axis=-1, keepdims=True)) if exclusive else d_p * p * (1 - p)
+        return Ragged(d_logits, logits.lengths)
+
+    # Thinc's reduce_mean reads past the end where there is no row at all.
+    mean = ops.reduce_mean(p, logits.lengths) if len(p) else ops.alloc2f(len(logits.lengths), p.shape[1])
+    return mean, backprop

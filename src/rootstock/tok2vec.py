@@ -1,0 +1,210 @@
+"""`trf_tok2vec`: run the transformer over the sentences and set `doc.tensor`, vectors and the `._.trf_*` outputs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from spacy.language import Language
+from spacy.pipeline import TrainablePipe
+from spacy.tokens import Doc
+from spacy.training import Example
+from spacy.vocab import Vocab
+from thinc.api import Model, Optimizer
+
+from . import attributes
+from .head import Head
+from .pieces import Pieces
+from .weights import folder_from_bytes, folder_to_bytes, forget_folders, load_model, save_model
+
+if TYPE_CHECKING:
+    from .encoder import Encoded
+
+
+@Language.factory(
+    "trf_tok2vec",
+    assigns=["doc.tensor", "doc._.trf_last_hidden_state", "doc._.trf_pooler_output"],
+    requires=["doc._.trf_word_pieces"],
+    default_config={"weights": None, "trainable": True, "words_per_batch": 3000, "precision": "auto"},
+)
+def make_tok2vec(
+    nlp: Language,
+    name: str,
+    weights: str | None,
+    trainable: bool,
+    words_per_batch: int,
+    precision: Literal["auto", "fp32", "bf16"],
+) -> TransformerTok2Vec:
+    """Make the component for `nlp.add_pipe`.
+
+    weights: folder with config.json and model.safetensors; None for a component that is about to be loaded.
+    trainable: whether the heads' gradients change the transformer.
+    words_per_batch: the most wordpieces, padding included, that the transformer computes at a time.
+    precision: fp32; bf16 (matrix products in bfloat16, weights in fp32); auto: bf16 where the hardware is fast at it.
+    """
+    pipe = TransformerTok2Vec(nlp.vocab, name, trainable, words_per_batch, precision)
+    if weights is not None:
+        pipe.read_weights(Path(weights))
+        forget_folders(nlp)
+    return pipe
+
+
+class TransformerTok2Vec(TrainablePipe):
+    """Forward here; each head adds its gradient to `doc._.trf_d_*`; the last one sets off one backward pass."""
+
+    def __init__(self, vocab: Vocab, name: str, trainable: bool, words_per_batch: int, precision: str) -> None:
+        attributes.register()
+        self.vocab = vocab
+        self.name = name
+        self.cfg: dict[str, Any] = {}
+        self.trainable = trainable
+        self.words_per_batch = words_per_batch
+        self.precision = precision
+        self.model = Model("transformer", _no_weights)
+        self.listener_map: dict[str, list[Model]] = {}
+        self._due: set[str] = set()  # heads that have still to add their gradient for this batch
+        self._backprop: Any = None
+        self._has_gradient = False
+
+    @property
+    def transformer(self) -> Any:
+        """The PyTorch model."""
+        if not self.model.shims:
+            raise ValueError(f"component '{self.name}' has no weights: add it with config={{'weights': FOLDER}}")
+        return self.model.shims[0]._model
+
+    @property
+    def width(self) -> int:
+        return self.transformer.config.hidden_size
+
+    @property
+    def is_trainable(self) -> bool:
+        return self.trainable
+
+    def initialize(self, get_examples: Any, *, nlp: Language | None = None) -> None:
+        """Nothing to do: the weights are pretrained."""
+
+    # Prediction.
+
+    def predict(self, docs: Iterable[Doc]) -> list[Encoded]:
+        return self.model.predict([Pieces.of(doc) for doc in docs])
+
+    def set_annotations(self, docs: Iterable[Doc], encoded: list[Encoded]) -> None:
+        for doc, output in zip(docs, encoded, strict=True):
+            doc.tensor = output.tensor
+            doc.user_data[attributes.OUTPUTS] = {
+                name: value for name, value in output._asdict().items() if name != "tensor" and value is not None
+            }
+            doc.user_data.pop(attributes.GRADIENTS, None)
+            attributes.hook_vectors(doc)
+
+    # Training.
+
+    def update(
+        self,
+        examples: Iterable[Example],
+        *,
+        drop: float = 0.0,
+        sgd: Optimizer | None = None,
+        losses: dict[str, float] | None = None,
+    ) -> dict[str, float]:
+        """Run the forward pass for the heads that follow; `drop` is the dropout rate of every layer."""
+        docs = [eg.predicted for eg in examples]
+        self._due = _updated_now(set(self.listener_map)) if self.trainable else set()
+        if self._due:
+            from .encoder import set_dropout
+
+            set_dropout(self.transformer, drop)
+            encoded, backprop = self.model.begin_update([Pieces.of(doc) for doc in docs])
+            self._backprop = lambda: backprop([_gradients(doc) for doc in docs])
+        else:
+            encoded = self.predict(docs)
+        self.set_annotations(docs, encoded)
+        return losses if losses is not None else {}
+
+    def head_updated(self, name: str) -> None:
+        """A head has added its gradient: the last of them runs the backward pass."""
+        if name not in self._due:
+            return
+        self._due.remove(name)
+        if not self._due:
+            self._backprop()
+            self._backprop = None
+            self._has_gradient = True
+
+    def finish_update(self, sgd: Optimizer) -> None:
+        """Step, once the gradient of the batch is complete.
+
+        `nlp.update(sgd=...)` calls this straight after this component's own update, before any head has run:
+        then it waits for the last head's finish_update, which calls it again.
+        """
+        if self._has_gradient and not self._due:
+            self.model.finish_update(sgd)
+            self._has_gradient = False
+
+    # spaCy's ListenedToComponent: how it tells this component which heads follow.
+
+    @property
+    def listeners(self) -> list[Model]:
+        return [model for models in self.listener_map.values() for model in models]
+
+    @property
+    def listening_components(self) -> list[str]:
+        return list(self.listener_map)
+
+    def add_listener(self, listener: Model, component_name: str) -> None:
+        self.listener_map.setdefault(component_name, []).append(listener)
+
+    def remove_listener(self, listener: Model, component_name: str) -> bool:
+        return bool(self.listener_map.pop(component_name, None))
+
+    def find_listeners(self, component: Any) -> None:
+        if isinstance(component, Head):
+            self.add_listener(component.model, component.name)
+            component.connect(self)
+
+    # Serialization: the folder is a weights folder without the tokenizer.
+
+    def read_weights(self, folder: Path) -> None:
+        from .encoder import make_encoder
+
+        net = load_model(folder)
+        net.requires_grad_(self.trainable)
+        self.model = make_encoder(net, self.words_per_batch, self.precision)
+
+    def to_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> None:
+        save_model(self.transformer, path)
+
+    def from_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> TransformerTok2Vec:
+        self.read_weights(Path(path))
+        return self
+
+    def to_bytes(self, *, exclude: Iterable[str] = ()) -> bytes:
+        return folder_to_bytes(self.to_disk)
+
+    def from_bytes(self, data: bytes, *, exclude: Iterable[str] = ()) -> TransformerTok2Vec:
+        folder_from_bytes(data, self.from_disk)
+        return self
+
+
+def _no_weights(model: Model, docs: Any, is_train: bool) -> Any:
+    raise ValueError("trf_tok2vec has no weights: add it with config={'weights': FOLDER}")
+
+
+def _gradients(doc: Doc) -> tuple[Any, Any]:
+    """What the heads have added, None where nobody has."""
+    gradients = doc.user_data.get(attributes.GRADIENTS, {})
+    return gradients.get("last_hidden_state"), gradients.get("pooler_output")
+
+
+def _updated_now(heads: set[str]) -> set[str]:
+    """Those heads that the running `Language.update` will update; all of them outside of one."""
+    # spaCy tells no component which others are excluded, and the last one left must run the backward pass.
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code is Language.update.__code__:
+            return heads & (set(frame.f_locals["self"].pipe_names) - set(frame.f_locals["exclude"]))
+        frame = frame.f_back
+    return heads

@@ -1,0 +1,63 @@
+"""Energy of a stage, by CodeCarbon: the only module that touches it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+MEASURED = ("intel_rapl", "intel_power_gadget", "windows_emi", "apple_powermetrics")
+
+
+@dataclass
+class Energy:
+    """Filled in when the block ends. kWh at the plug of the building: PUE is in it."""
+
+    kwh: float = 0.0
+    low: float = 0.0
+    high: float = 0.0
+    method: str = "not measured"
+    grid_g_per_kwh: float = 0.0
+
+
+@contextmanager
+def metered(country: str, pue: float) -> Iterator[Energy]:
+    """Meter this process, its CPU, memory and GPUs.
+
+    Where there is no meter, CodeCarbon estimates from the CPU's load and thermal design power (TDP) and a constant
+    for the memory; then `low` is half of the CPU's part and no memory, `high` the whole TDP all the time, and memory.
+    """
+    os.environ["CODECARBON_LOG_LEVEL"] = "critical"  # its logger speaks before the tracker's own setting holds
+    from codecarbon import OfflineEmissionsTracker
+
+    tracker = OfflineEmissionsTracker(
+        country_iso_code=country,
+        pue=pue,
+        tracking_mode="process",
+        measure_power_secs=5,
+        save_to_file=False,
+        allow_multiple_runs=True,
+        log_level="critical",
+    )
+    energy = Energy()
+    tracker.start()
+    try:
+        yield energy
+    finally:
+        tracker.stop()
+        data = tracker.final_emissions_data
+        cpu = next(h for h in tracker._hardware if type(h).__name__ == "CPU")
+        gpu = "NVML" if data.gpu_count else None
+        energy.kwh = data.energy_consumed
+        if cpu._mode in MEASURED:
+            energy.low, energy.high = 0.9 * energy.kwh, 1.1 * energy.kwh
+            cpu_method = "RAPL" if cpu._mode == "intel_rapl" else cpu._mode
+        else:
+            full = cpu._tdp * data.duration / 3.6e6 * pue
+            energy.low = data.cpu_energy / 2 + data.gpu_energy
+            energy.high = max(full, data.cpu_energy) + data.ram_energy + data.gpu_energy
+            cpu_method = "estimated from load and TDP"
+        energy.method = cpu_method if gpu is None else f"{cpu_method}; GPU: {gpu}"
+        if data.energy_consumed:
+            energy.grid_g_per_kwh = data.emissions * 1000 / data.energy_consumed

@@ -1,0 +1,124 @@
+"""Score dev and test: with intervals, calibration, confusion and the worst errors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import spacy
+from tqdm import tqdm
+
+from . import scores
+from .params import Params
+from .predictions import Prediction, arrays, predict
+from .stage import main, set_torch, write_json
+
+
+def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> None:
+    set_torch(params)
+    out, exclusive = outputs["evaluation"], params.data.exclusive
+    nlp = spacy.load(inputs["model"] / "pipeline")
+    labels = list(nlp.get_pipe("trf_textcat").labels)
+    metrics: dict[str, Any] = {}
+    for split in ("dev", "test"):
+        stream = predict(nlp, inputs["wordpieces"] / split, labels)
+        predictions = list(tqdm(stream, split, unit=" docs", disable=None))
+        gold, predicted = arrays(predictions)
+        metrics[split] = scores.summarize(
+            gold,
+            predicted,
+            labels,
+            exclusive=exclusive,
+            confidence=params.evaluate.confidence,
+            resamples=params.evaluate.resamples,
+            seed=params.seed,
+        )
+        _write_predictions(out / f"{split}.jsonl", predictions, labels)
+    # What follows is about test, the last of the two.
+    table, _ = scores.calibration(gold, predicted, exclusive)
+    write_json(out / "metrics.json", metrics)
+    write_json(out / "calibration.json", table)
+    write_json(out / "worst.json", _worst(predictions, labels, exclusive, params.evaluate.worst))
+    confusion = _confusion(gold, predicted, labels, exclusive)
+    write_json(out / "confusion.json", confusion)
+    _plot(out, confusion, table, labels, metrics["test"])
+    test = metrics["test"]
+    print(
+        f"test accuracy {test['accuracy']:.4f} ({params.evaluate.confidence:.0%} interval {test['accuracy_low']:.4f} to "
+        f"{test['accuracy_high']:.4f}), macro F1 {test['macro_f1']:.4f}, {test['documents']} documents"
+    )
+
+
+def _write_predictions(path: Path, predictions: list[Prediction], labels: list[str]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        for p in predictions:
+            gold = {label: int(value) for label, value in zip(labels, p.gold, strict=True) if not np.isnan(value)}
+            row = {"row": p.row, "text": p.text, "gold": gold, "scores": dict(zip(labels, p.scores, strict=True))}
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _confusion(gold: np.ndarray, predicted: np.ndarray, labels: list[str], exclusive: bool) -> list[dict[str, str]]:
+    """One record per document (and label, where classes are not exclusive), as `dvc plots` wants it."""
+    decided = scores.decide(predicted, exclusive)
+    if exclusive:
+        pairs = zip((gold == 1).argmax(axis=1), decided.argmax(axis=1), strict=True)
+        return [{"actual": labels[a], "predicted": labels[b]} for a, b in pairs]
+    return [
+        {"actual": name if gold[i, j] else f"not {name}", "predicted": name if decided[i, j] else f"not {name}"}
+        for i in range(len(gold))
+        for j, name in enumerate(labels)
+        if not np.isnan(gold[i, j])
+    ]
+
+
+def _worst(predictions: list[Prediction], labels: list[str], exclusive: bool, n: int) -> list[dict[str, Any]]:
+    """The errors that the model was surest of."""
+    gold, predicted = arrays(predictions)
+    loss = scores.log_loss(gold, predicted, exclusive)
+    wrong = np.flatnonzero(~scores.correct(gold, predicted, exclusive))
+    order = wrong[np.argsort(-loss[wrong], kind="stable")][:n]
+    return [
+        {
+            "row": predictions[i].row,
+            "text": predictions[i].text,
+            "gold": [label for label, value in zip(labels, predictions[i].gold, strict=True) if value == 1],
+            "scores": {label: round(s, 4) for label, s in zip(labels, predictions[i].scores, strict=True)},
+        }
+        for i in order
+    ]
+
+
+def _plot(out: Path, confusion: list[dict[str, str]], table: list[dict], labels: list[str], test: dict) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    names = sorted({side for record in confusion for side in record.values()})
+    counts = np.zeros((len(names), len(names)), int)
+    for record in confusion:
+        counts[names.index(record["actual"]), names.index(record["predicted"])] += 1
+    size = max(3.6, 0.9 * len(names) + 1.5)
+    figure, axes = plt.subplots(figsize=(size, size), layout="constrained")
+    axes.imshow(counts, cmap="Blues")
+    for (i, j), count in np.ndenumerate(counts):
+        axes.text(j, i, count, ha="center", va="center", color="white" if count > counts.max() / 2 else "black")
+    axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
+    axes.set_yticks(range(len(names)), names)
+    axes.set(xlabel="predicted", ylabel="actual", title=f"Test: accuracy {test['accuracy']:.3f}")
+    figure.savefig(out / "confusion.png", dpi=120)
+
+    figure, axes = plt.subplots(figsize=(4.2, 4.2), layout="constrained")
+    axes.plot([0, 1], [0, 1], color="0.7", linestyle="--", label="perfect")
+    areas = [20 + 300 * row["count"] / sum(r["count"] for r in table) for row in table]
+    axes.scatter([r["confidence"] for r in table], [r["accuracy"] for r in table], areas, alpha=0.7, label="size: documents")
+    axes.set(xlabel="confidence", ylabel="share that holds", xlim=(0, 1.02), ylim=(0, 1.02))
+    axes.set_title(f"Test: calibration error {test['calibration_error']:.3f}")
+    axes.legend(loc="upper left")
+    figure.savefig(out / "calibration.png", dpi=120)
+
+
+if __name__ == "__main__":
+    main("evaluate", run)

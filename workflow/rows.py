@@ -1,0 +1,169 @@
+"""Read labelled rows as a stream: JSON Lines, CSV, TSV, and Prodigy's exports."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .errors import Problem
+
+csv.field_size_limit(2**31 - 1)
+
+
+@dataclass
+class Row:
+    text: str
+    labels: dict[str, bool]  # what the row says of each label that it names
+    complete: bool  # whether labels that it does not name are false
+    where: str  # file:line
+
+
+@dataclass
+class Tally:
+    """What became of the rows of one file."""
+
+    rows: int = 0
+    skipped: list[str] = field(default_factory=list)  # file:line: reason
+    rejected: int = 0  # Prodigy's answers "reject" (exclusive classes: they do not say which label holds) and "ignore"
+
+
+class BadRow(ValueError):
+    """Why a row cannot be used."""
+
+
+class NotAccepted(Exception):
+    """An annotator's answer that gives no label."""
+
+
+def find(folder: Path, split: str) -> Path | None:
+    """The file of a split, None where there is none. Raises Problem where there are several."""
+    found = [folder / f"{split}{suffix}" for suffix in READERS if (folder / f"{split}{suffix}").is_file()]
+    if len(found) > 1:
+        raise Problem(f"{folder}: {' and '.join(p.name for p in found)} are both there: keep one")
+    return found[0] if found else None
+
+
+def read(path: Path, *, exclusive: bool, on_bad_row: str, tally: Tally, known: set[str] | None = None) -> Iterator[Row]:
+    """Yield the usable rows of a file and keep the tally.
+
+    known: the labels that may occur; None for any.
+    Raises Problem at the first bad row where on_bad_row is "fail".
+    """
+    # Bytes that are not UTF-8 come through as lone surrogates, which no valid text holds.
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        for line, parse in READERS[path.suffix](file):
+            where = f"{path}:{line}"
+            try:
+                row = _row(parse(), where, exclusive)
+                unknown = sorted(set(row.labels) - known) if known is not None else []
+                if unknown:
+                    raise BadRow(f"label {unknown[0]!r} does not occur in train (which has {', '.join(sorted(known))})")
+            except NotAccepted:
+                tally.rejected += 1
+            except BadRow as reason:
+                if on_bad_row == "fail":
+                    raise Problem(f"{where}: {reason}. Mend the row, or set data.on_bad_row: skip") from None
+                tally.skipped.append(f"{where}: {reason}")
+            else:
+                tally.rows += 1
+                yield row
+
+
+Parsed = Iterator[tuple[int, Callable[[], dict[str, Any]]]]  # line number, and what gives the record or raises BadRow
+
+
+def _json_lines(file: Any) -> Parsed:
+    for number, line in enumerate(file, 1):
+        if line.strip():
+            yield number, lambda line=line: _json_object(line)
+
+
+def _json_object(line: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise BadRow(f"not JSON ({error.msg} at column {error.colno})") from None
+    if not isinstance(record, dict):
+        raise BadRow(f"a JSON object is wanted, this is {type(record).__name__}")
+    return record
+
+
+def _delimited(delimiter: str) -> Callable[[Any], Parsed]:
+    def parse(file: Any) -> Parsed:
+        reader = csv.DictReader(file, delimiter=delimiter, strict=True)
+        while True:
+            line = reader.line_num + 1
+            try:
+                record = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield reader.line_num, lambda error=error: _raise(BadRow(f"malformed ({error})"))
+            else:
+                yield max(line, 2), lambda record=record: _cells(record)
+
+    return parse
+
+
+def _raise(error: Exception) -> Any:
+    raise error
+
+
+def _cells(record: dict[Any, Any]) -> dict[str, Any]:
+    if None in record:
+        raise BadRow("more cells than columns in the header")
+    cells = {name: value for name, value in record.items() if value not in (None, "")}
+    for name in ("labels", "accept"):
+        if name in record:
+            cells[name] = [part.strip() for part in (record[name] or "").split("|") if part.strip()]
+    return cells
+
+
+READERS: dict[str, Callable[[Any], Parsed]] = {
+    ".jsonl": _json_lines,
+    ".csv": _delimited(","),
+    ".tsv": _delimited("\t"),
+}
+
+
+def _row(record: dict[str, Any], where: str, exclusive: bool) -> Row:
+    text = record.get("text")
+    if not isinstance(text, str) or not text.strip():
+        raise BadRow("it has no text" if text is None else "its text has no words" if text == "" or text else "bad text")
+    labels, complete = _labels(record, exclusive)
+    for value in (text, *labels):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise BadRow("not UTF-8") from None
+    if exclusive and sum(labels.values()) != 1:
+        raise BadRow(f"exclusive classes want one label, it has {sum(labels.values())}")
+    return Row(text, labels, complete, where)
+
+
+def _labels(record: dict[str, Any], exclusive: bool) -> tuple[dict[str, bool], bool]:
+    answer = record.get("answer", "accept")
+    if answer not in ("accept", "reject", "ignore"):
+        raise BadRow(f"Prodigy's answer is accept, reject or ignore, not {answer!r}")
+    if answer == "ignore":
+        raise NotAccepted
+    if "accept" in record or "labels" in record:
+        chosen = record.get("accept", record.get("labels"))
+        if not isinstance(chosen, list) or not all(isinstance(label, str) and label for label in chosen):
+            raise BadRow(f"a list of labels is wanted, not {chosen!r}")
+        if answer == "reject":
+            raise NotAccepted
+        return dict.fromkeys(chosen, True), True
+    label = record.get("label")
+    if not isinstance(label, str) or not label.strip():
+        raise BadRow("it has no label" if label is None else f"a label is a word, not {label!r}")
+    if answer == "reject":
+        if exclusive:
+            raise NotAccepted
+        return {label: False}, False
+    # A binary Prodigy answer speaks of its own label alone, unless classes exclude each other.
+    return {label: True}, exclusive or "answer" not in record

@@ -1,0 +1,111 @@
+"""Scores of a classifier, with their uncertainty. Arrays: gold and scores of shape (n_docs, n_labels).
+
+gold holds 1, 0, or NaN where the annotator said nothing of a label. `exclusive` classes have one label per document.
+"""
+
+from __future__ import annotations
+
+from math import sqrt
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+
+
+def decide(scores: np.ndarray, exclusive: bool) -> np.ndarray:
+    """Boolean (n_docs, n_labels): the best label, or all with a probability of one half or more."""
+    if not exclusive:
+        return scores >= 0.5
+    return np.arange(scores.shape[1]) == scores.argmax(axis=1)[:, None]
+
+
+def correct(gold: np.ndarray, scores: np.ndarray, exclusive: bool) -> np.ndarray:
+    """Boolean (n_docs,): every label that the annotator spoke of is right."""
+    return ((decide(scores, exclusive) == (gold == 1)) | np.isnan(gold)).all(axis=1)
+
+
+def log_loss(gold: np.ndarray, scores: np.ndarray, exclusive: bool) -> np.ndarray:
+    """Cross-entropy of each document (n_docs,), in nats."""
+    p = np.clip(scores, 1e-8, 1 - 1e-8)
+    known = np.nan_to_num(gold)
+    losses = -known * np.log(p)
+    if not exclusive:
+        losses = np.where(np.isnan(gold), 0, losses - (1 - known) * np.log(1 - p))
+    return losses.sum(axis=1)
+
+
+def f1_per_label(gold: np.ndarray, decided: np.ndarray) -> np.ndarray:
+    """(..., n_labels) from (..., n_docs, n_labels); zero for a label that neither side has."""
+    true = ((gold == 1) & decided).sum(axis=-2)
+    wrong = ((gold == 0) & decided).sum(axis=-2) + ((gold == 1) & ~decided).sum(axis=-2)
+    return 2 * true / np.maximum(2 * true + wrong, 1)
+
+
+def wilson(successes: int, n: int, confidence: float) -> tuple[float, float]:
+    """Interval of a proportion (Wilson 1927, "Probable inference, the law of succession, and statistical inference")."""
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    p = successes / n
+    middle, half = p + z * z / (2 * n), z * sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return max(0.0, (middle - half) / (1 + z * z / n)), min(1.0, (middle + half) / (1 + z * z / n))
+
+
+def bootstrap_macro_f1(
+    gold: np.ndarray, decided: np.ndarray, confidence: float, resamples: int, seed: int
+) -> tuple[float, float]:
+    """Percentile interval of macro F1 over documents drawn with replacement (Efron 1979)."""
+    rng = np.random.default_rng(seed)
+    n = len(gold)
+    values = [f1_per_label(gold[i], decided[i]).mean() for i in (rng.integers(0, n, n) for _ in range(resamples))]
+    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def calibration(gold: np.ndarray, scores: np.ndarray, exclusive: bool, bins: int = 10) -> tuple[list[dict], float]:
+    """Reliability per bin of confidence, and the expected calibration error (Naeini et al. 2015, "Obtaining Well
+    Calibrated Probabilities Using Bayesian Binning"): of the best label where classes are exclusive, else of each."""
+    if exclusive:
+        best = scores.argmax(axis=1)
+        rows = np.arange(len(scores))
+        confidence, holds = scores[rows, best], gold[rows, best] == 1
+    else:
+        known = ~np.isnan(gold)
+        confidence, holds = scores[known], gold[known] == 1
+    index = np.minimum((confidence * bins).astype(int), bins - 1)
+    table = []
+    for b in range(bins):
+        chosen = index == b
+        if chosen.any():
+            mean, share = float(confidence[chosen].mean()), float(holds[chosen].mean())
+            table.append({"confidence": mean, "accuracy": share, "count": int(chosen.sum())})
+    error = sum(row["count"] * abs(row["confidence"] - row["accuracy"]) for row in table) / max(1, len(confidence))
+    return table, error
+
+
+def summarize(
+    gold: np.ndarray, scores: np.ndarray, labels: list[str], *, exclusive: bool, confidence: float, resamples: int, seed: int
+) -> dict[str, Any]:
+    """All figures of one split, rounded to six digits."""
+    decided = decide(scores, exclusive)
+    hits = int(correct(gold, scores, exclusive).sum())
+    f1 = f1_per_label(gold, decided)
+    low, high = wilson(hits, len(gold), confidence)
+    f1_low, f1_high = bootstrap_macro_f1(gold, decided, confidence, resamples, seed)
+    figures = {
+        "documents": len(gold),
+        "accuracy": hits / len(gold),
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "macro_f1": float(f1.mean()),
+        "macro_f1_low": f1_low,
+        "macro_f1_high": f1_high,
+        "log_loss": float(log_loss(gold, scores, exclusive).mean()),
+        "calibration_error": calibration(gold, scores, exclusive)[1],
+        "f1": {label: float(value) for label, value in zip(labels, f1, strict=True)},
+    }
+    return _rounded(figures)
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(v) for key, v in value.items()}
+    return round(value, 6) if isinstance(value, float) else value

@@ -1,0 +1,102 @@
+"""What every stage does around its work: check params, set threads and seeds, meter, and leave a receipt."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import random
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from . import energy, params
+from .errors import Problem
+
+RECEIPTS = Path("data/receipts")
+
+Run = Callable[[params.Params, dict[str, Path], dict[str, Path]], dict[str, Any] | None]
+
+
+def main(name: str, run: Run) -> None:
+    """Run one stage as dvc.yaml describes it, and exit.
+
+    run(params, inputs, outputs): paths by the last part of their name; may return facts for the receipt.
+    """
+    if os.environ.get("PYTHONHASHSEED") != "0":
+        # spaCy writes sets of strings: only a fixed order of them gives the same bytes again.
+        os.execve(sys.executable, [sys.executable, "-m", f"workflow.{name}"], {**os.environ, "PYTHONHASHSEED": "0"})
+    try:
+        settings = params.load()
+        inputs, outputs = _paths(name)
+        _execute(name, run, settings, inputs, outputs)
+    except Problem as problem:
+        sys.exit(f"{name}: error: {problem}")
+
+
+def _paths(name: str) -> tuple[dict[str, Path], dict[str, Path]]:
+    """The data folders that dvc.yaml gives to a stage."""
+    stage = yaml.safe_load(Path("dvc.yaml").read_text("utf-8"))["stages"][name]
+
+    def folders(entries: list) -> dict[str, Path]:
+        paths = [Path(next(iter(entry)) if isinstance(entry, dict) else entry) for entry in entries]
+        return {p.name: p for p in paths if p.parts[0] == "data" and RECEIPTS not in p.parents}
+
+    return folders(stage["deps"]), folders(stage["outs"])
+
+
+def _execute(name: str, run: Run, settings: params.Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> None:
+    os.environ["OMP_NUM_THREADS"] = str(settings.threads)
+    random.seed(settings.seed)
+    for path in outputs.values():
+        path.mkdir(parents=True, exist_ok=True)
+    started, begin = datetime.now(UTC), time.perf_counter()
+    with energy.metered(settings.carbon.country, settings.carbon.pue) as used:
+        facts = run(settings, inputs, outputs) or {}
+    receipt = {
+        "stage": name,
+        "run_id": uuid.uuid4().hex,
+        "host": platform.node(),
+        "started": started.isoformat(timespec="seconds"),
+        "seconds": round(time.perf_counter() - begin, 3),
+        "kwh": used.kwh,
+        "kwh_low": used.low,
+        "kwh_high": used.high,
+        "method": used.method,
+        "grid_g_per_kwh": used.grid_g_per_kwh,
+        "pue": settings.carbon.pue,
+        **facts,
+        "outs": {str(path): digest(path) for path in outputs.values()},
+    }
+    RECEIPTS.mkdir(parents=True, exist_ok=True)
+    write_json(RECEIPTS / f"{name}.json", receipt)
+
+
+def digest(path: Path) -> str:
+    """sha256 of a file, or of a folder's names and contents."""
+    if path.is_dir():
+        lines = [f"{digest(p)}  {p.relative_to(path).as_posix()}" for p in sorted(path.rglob("*")) if p.is_file()]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def set_torch(settings: params.Params) -> None:
+    """Threads and seeds of PyTorch, NumPy and spaCy, for the stages that compute with them."""
+    import spacy
+    import torch
+
+    torch.set_num_threads(settings.threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    spacy.util.fix_random_seed(settings.seed)

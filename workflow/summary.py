@@ -1,0 +1,48 @@
+"""What a run gave and what it cost: printed when the DAG has run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from .stage import RECEIPTS
+
+STAGES = ("download_weights", "sentencize", "wordpiece", "finetune", "evaluate", "package")
+
+
+def receipts() -> dict[str, dict[str, Any]]:
+    """The receipts that are here, in the order of the DAG."""
+    paths = {stage: RECEIPTS / f"{stage}.json" for stage in STAGES}
+    return {stage: json.loads(path.read_text("utf-8")) for stage, path in paths.items() if path.is_file()}
+
+
+def text() -> str:
+    rows = list(receipts().values())
+    metrics = json.loads(Path("data/evaluation/metrics.json").read_text("utf-8"))
+    total = {key: sum(row[key] for row in rows) for key in ("seconds", "kwh", "kwh_low", "kwh_high")}
+    lines = ["", f"{'stage':18} {'seconds':>8} {'Wh':>8}   {'from':>6} to {'':<6} how"]
+    for row in rows:
+        lines.append(_line(row["stage"], row) + f" {row['method']}")
+    lines.append(_line("all", total))
+    lines.append("")
+    for split, m in metrics.items():
+        interval = f"{m['accuracy_low']:.3f} to {m['accuracy_high']:.3f}"
+        lines.append(f"{split:5} accuracy {m['accuracy']:.3f} ({interval}), macro F1 {m['macro_f1']:.3f}, {m['documents']} documents")
+    wheels = sorted(Path("data/package").glob("*.whl"))
+    pipeline = next(w for w in wheels if not w.name.startswith("spacy_rootstock"))
+    name = pipeline.name.split("-")[0]
+    lines += [
+        "",
+        "wheels  " + " ".join(map(str, wheels)),
+        "try     pip install data/package/*.whl",
+        f"        python -c 'import spacy; print(spacy.load(\"{name}\")(\"Not bad at all.\").cats)'",
+        "next    make ui              compare runs in MLflow",
+        "        edit params.yaml     then make repro: only what depends on the change is computed again",
+    ]
+    return "\n".join(lines)
+
+
+def _line(name: str, row: dict[str, Any]) -> str:
+    low, high = 1000 * row["kwh_low"], 1000 * row["kwh_high"]
+    return f"{name:18} {row['seconds']:8.1f} {1000 * row['kwh']:8.3f}   {low:6.3f} to {high:<6.3f}"

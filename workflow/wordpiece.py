@@ -1,0 +1,68 @@
+"""Cut each sentence into the model's own pieces and align them with the spaCy tokens."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import spacy
+import srsly
+from rootstock.packing import padding_efficiency
+from rootstock.pieces import Pieces
+from spacy.tokens import Doc
+from tqdm import tqdm
+
+from . import shards
+from .params import Params
+from .stage import main, write_json
+
+
+def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> None:
+    nlp = spacy.blank(params.language)
+    config = {"weights": str(inputs["weights"]), "long_sentences": params.wordpiece.long_sentences}
+    wordpiecer = nlp.add_pipe("trf_wordpiecer", config=config)
+    unknown = wordpiecer.tokenizer.unk_token_id
+    labels = srsly.read_json(inputs["sentences"] / "report.json")["labels"]
+    report: dict[str, Any] = {"labels": labels, "splits": {}}
+    for split in shards.SPLITS:
+        counts: Counter[str] = Counter()
+        docs = shards.read(shards.files(inputs["sentences"] / split), nlp.vocab)
+        docs = _counted(wordpiecer.pipe(docs), counts, unknown, params.wordpiece.words_per_batch)
+        size = params.sentencize.shard_docs
+        shards.write(tqdm(docs, split, unit=" docs", disable=None), outputs["wordpieces"] / split, size)
+        report["splits"][split] = {
+            **counts,
+            "pieces_per_token": round(counts["pieces"] / max(1, counts["tokens"]), 4),
+            "padding_efficiency": round(counts["window_pieces"] / max(1, counts["computed_pieces"]), 4),
+        }
+    write_json(outputs["wordpieces"] / "report.json", report)
+
+
+def _counted(docs: Iterator[Doc], counts: Counter[str], unknown: int | None, budget: int) -> Iterator[Doc]:
+    for batch in spacy.util.minibatch(docs, 256):
+        lengths = []
+        for doc in batch:
+            pieces = Pieces.of(doc)
+            windows = np.bincount(pieces.window_sentence, minlength=pieces.n_sentences)
+            lengths.append(pieces.window_lengths)
+            counts.update(
+                documents=1,
+                tokens=len(doc),
+                sentences=pieces.n_sentences,
+                pieces=len(pieces.ids),
+                unknown_pieces=int((pieces.ids == unknown).sum()),
+                windowed_sentences=int((windows > 1).sum()),
+                truncated_tokens=int((pieces.sentence_tokens - pieces.kept_tokens).sum()),
+            )
+            yield doc
+        window_lengths = np.concatenate(lengths)
+        real = int(window_lengths.sum())
+        counts["window_pieces"] += real
+        counts["computed_pieces"] += round(real / padding_efficiency(window_lengths, budget)) if real else 0
+
+
+if __name__ == "__main__":
+    main("wordpiece", run)
