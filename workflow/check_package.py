@@ -1,12 +1,13 @@
-"""Run by package in the environment that it has made: predict with the installed pipeline. Imports nothing of the workflow."""
+"""What package runs in the environment that it has made: predict with the installed pipeline, and nothing else."""
 
 import json
 import sys
 from pathlib import Path
 
-import rootstock
 import spacy
 import torch
+
+import rootstock
 
 question = json.loads(Path(sys.argv[1]).read_text())
 torch.set_num_threads(question["threads"])

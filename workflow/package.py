@@ -1,4 +1,4 @@
-"""Build the installable pipeline, install it where nothing of this checkout can be seen, and hold it against evaluate."""
+"""Build the installable pipeline, install it where this checkout cannot be seen, and hold it against evaluate."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -103,10 +103,10 @@ def load(path: Path = Path("params.yaml")) -> Params:
         raise Problem("; ".join(_explain(path, e) for e in error.errors())) from None
 
 
-def _explain(path: Path, error: dict) -> str:
+def _explain(path: Path, error: Any) -> str:
     key = ".".join(map(str, error["loc"])) or "the file"
     if error["type"] == "extra_forbidden":
-        section: type[BaseModel] = Params
+        section: Any = Params
         for name in error["loc"][:-1]:
             section = section.model_fields[name].annotation
         return f"{path}: unknown key {key} (there are: {', '.join(section.model_fields)})"

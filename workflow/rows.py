@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +60,8 @@ def read(path: Path, *, exclusive: bool, on_bad_row: str, tally: Tally, known: s
             where = f"{path}:{line}"
             try:
                 row = _row(parse(), where, exclusive)
-                unknown = sorted(set(row.labels) - known) if known is not None else []
-                if unknown:
+                if known is not None and not known.issuperset(row.labels):
+                    unknown = sorted(set(row.labels) - known)
                     raise BadRow(f"label {unknown[0]!r} does not occur in train (which has {', '.join(sorted(known))})")
             except NotAccepted:
                 tally.rejected += 1
@@ -79,7 +80,7 @@ Parsed = Iterator[tuple[int, Callable[[], dict[str, Any]]]]  # line number, and 
 def _json_lines(file: Any) -> Parsed:
     for number, line in enumerate(file, 1):
         if line.strip():
-            yield number, lambda line=line: _json_object(line)
+            yield number, partial(_json_object, line)
 
 
 def _json_object(line: str) -> dict[str, Any]:
@@ -96,15 +97,15 @@ def _delimited(delimiter: str) -> Callable[[Any], Parsed]:
     def parse(file: Any) -> Parsed:
         reader = csv.DictReader(file, delimiter=delimiter, strict=True)
         while True:
-            line = reader.line_num + 1
+            line = max(reader.line_num + 1, 2)
             try:
                 record = next(reader)
             except StopIteration:
                 return
             except csv.Error as error:
-                yield reader.line_num, lambda error=error: _raise(BadRow(f"malformed ({error})"))
+                yield line, partial(_raise, BadRow(f"malformed ({error})"))
             else:
-                yield max(line, 2), lambda record=record: _cells(record)
+                yield line, partial(_cells, record)
 
     return parse
 
@@ -132,8 +133,12 @@ READERS: dict[str, Callable[[Any], Parsed]] = {
 
 def _row(record: dict[str, Any], where: str, exclusive: bool) -> Row:
     text = record.get("text")
-    if not isinstance(text, str) or not text.strip():
-        raise BadRow("it has no text" if text is None else "its text has no words" if text == "" or text else "bad text")
+    if text is None:
+        raise BadRow("it has no text")
+    if not isinstance(text, str):
+        raise BadRow(f"its text is no string but {text!r}")
+    if not text.strip():
+        raise BadRow("its text has no words")
     labels, complete = _labels(record, exclusive)
     for value in (text, *labels):
         try:

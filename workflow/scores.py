@@ -42,7 +42,10 @@ def f1_per_label(gold: np.ndarray, decided: np.ndarray) -> np.ndarray:
 
 
 def wilson(successes: int, n: int, confidence: float) -> tuple[float, float]:
-    """Interval of a proportion (Wilson 1927, "Probable inference, the law of succession, and statistical inference")."""
+    """Interval of a proportion.
+
+    Source: Wilson 1927, "Probable Inference, the Law of Succession, and Statistical Inference".
+    """
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     p = successes / n
     middle, half = p + z * z / (2 * n), z * sqrt(p * (1 - p) / n + z * z / (4 * n * n))
@@ -82,7 +85,14 @@ def calibration(gold: np.ndarray, scores: np.ndarray, exclusive: bool, bins: int
 
 
 def summarize(
-    gold: np.ndarray, scores: np.ndarray, labels: list[str], *, exclusive: bool, confidence: float, resamples: int, seed: int
+    gold: np.ndarray,
+    scores: np.ndarray,
+    labels: list[str],
+    *,
+    exclusive: bool,
+    confidence: float,
+    resamples: int,
+    seed: int,
 ) -> dict[str, Any]:
     """All figures of one split, rounded to six digits."""
     decided = decide(scores, exclusive)

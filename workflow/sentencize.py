@@ -27,13 +27,15 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
     labels = _labels(paths["train"], params)
     report: dict[str, Any] = {"labels": labels, "splits": {}}
     for split in shards.SPLITS:
-        tally, counts, per_label = Tally(), Counter(), Counter(dict.fromkeys(labels, 0))
+        tally, per_label = Tally(), Counter(dict.fromkeys(labels, 0))
+        counts: Counter[str] = Counter()
         stream = _split_rows(split, paths, params, set(labels), tally)
         docs = _documents(nlp, stream, labels, counts, per_label)
         shards.write(tqdm(docs, split, unit=" docs", disable=None), out / split, params.sentencize.shard_docs)
         path = paths.get(split, paths["train"])
         if not counts["documents"]:
-            raise Problem(f"{path}: no usable row for the split {split}")
+            hint = "" if split in paths else "; raise data.dev_fraction, or add a dev file"
+            raise Problem(f"{path}: no usable row for the split {split}{hint}")
         report["splits"][split] = {
             "file": str(path),
             **counts,
@@ -43,7 +45,9 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
             "not_accepted": tally.rejected,
         }
         if tally.skipped:
-            print(f"{split}: {len(tally.skipped)} bad rows skipped (data.on_bad_row: skip), the first: {tally.skipped[0]}")
+            print(
+                f"{split}: {len(tally.skipped)} bad rows skipped (data.on_bad_row: skip), the first: {tally.skipped[0]}"
+            )
     write_json(out / "report.json", report)
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import random
+import shutil
 import sys
 import time
 import uuid
@@ -59,7 +60,12 @@ def _execute(name: str, run: Run, settings: params.Params, inputs: dict[str, Pat
         path.mkdir(parents=True, exist_ok=True)
     started, begin = datetime.now(UTC), time.perf_counter()
     with energy.metered(settings.carbon.country, settings.carbon.pue) as used:
-        facts = run(settings, inputs, outputs) or {}
+        try:
+            facts = run(settings, inputs, outputs) or {}
+        except Problem:
+            for path in outputs.values():
+                shutil.rmtree(path)  # half an output is none
+            raise
     receipt = {
         "stage": name,
         "run_id": uuid.uuid4().hex,

@@ -27,8 +27,8 @@ def text() -> str:
     lines.append(_line("all", total))
     lines.append("")
     for split, m in metrics.items():
-        interval = f"{m['accuracy_low']:.3f} to {m['accuracy_high']:.3f}"
-        lines.append(f"{split:5} accuracy {m['accuracy']:.3f} ({interval}), macro F1 {m['macro_f1']:.3f}, {m['documents']} documents")
+        accuracy = f"accuracy {m['accuracy']:.3f} ({m['accuracy_low']:.3f} to {m['accuracy_high']:.3f})"
+        lines.append(f"{split:5} {accuracy}, macro F1 {m['macro_f1']:.3f}, {m['documents']} documents")
     wheels = sorted(Path("data/package").glob("*.whl"))
     pipeline = next(w for w in wheels if not w.name.startswith("spacy_rootstock"))
     name = pipeline.name.split("-")[0]
@@ -36,7 +36,7 @@ def text() -> str:
         "",
         "wheels  " + " ".join(map(str, wheels)),
         "try     pip install data/package/*.whl",
-        f"        python -c 'import spacy; print(spacy.load(\"{name}\")(\"Not bad at all.\").cats)'",
+        f'        python -c \'import spacy; print(spacy.load("{name}")("Not bad at all.").cats)\'',
         "next    make ui              compare runs in MLflow",
         "        edit params.yaml     then make repro: only what depends on the change is computed again",
     ]

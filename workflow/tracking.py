@@ -26,8 +26,8 @@ def _client() -> Any:
 
     import mlflow
 
-    for name in ("alembic", "mlflow.store.db.utils"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # creating the database is no news
+    for name in ("alembic", "mlflow.store.db.utils", "mlflow.spacy"):
+        logging.getLogger(name).setLevel(logging.ERROR)  # creating the database is no news
     return mlflow.MlflowClient()
 
 
@@ -82,8 +82,8 @@ def live(params: Params) -> Iterator[Live]:
 
 def run_name(params: Params) -> str:
     """What tells runs apart at a glance."""
-    f = params.finetune
-    return f"{Path(params.data.folder).name} {'🔥' if f.trainable else '❄️'} {f.epochs}x lr {f.learning_rate:g} seed {params.seed}"
+    data, f = Path(params.data.folder).name, params.finetune
+    return f"{data} {'🔥' if f.trainable else '❄️'} {f.epochs}x lr {f.learning_rate:g} seed {params.seed}"
 
 
 def _log_params(client: Any, run_id: str, params: Params) -> None:

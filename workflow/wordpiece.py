@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import spacy
 import srsly
-from rootstock.packing import padding_efficiency
-from rootstock.pieces import Pieces
 from spacy.tokens import Doc
 from tqdm import tqdm
+
+from rootstock.packing import padding_efficiency
+from rootstock.pieces import Pieces
 
 from . import shards
 from .params import Params

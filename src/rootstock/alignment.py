@@ -6,15 +6,14 @@ pieces; pieces of white space) gives each of the n tokens of its sentence 1/n.
 """
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 
 from .pieces import Pieces
 
 
-def align(
-    token_spans: np.ndarray, piece_spans: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def align(token_spans: np.ndarray, piece_spans: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Pair tokens with the pieces whose characters overlap theirs.
 
     token_spans (int, Shape (n_tokens, 2)): start and end character of each token, in order, disjoint.
@@ -58,5 +57,5 @@ def entries(pieces: Pieces) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def pieces_of_tokens(pieces: Pieces) -> Iterator[list[int]]:
     """For each token of the document the list of its pieces; empty where the tokenizer dropped its characters."""
     bounds = np.searchsorted(pieces.aligned_tokens, np.arange(pieces.n_tokens + 1))
-    for start, end in zip(bounds[:-1], bounds[1:], strict=True):
+    for start, end in pairwise(bounds):
         yield pieces.aligned_pieces[start:end].tolist()

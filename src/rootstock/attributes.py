@@ -43,7 +43,9 @@ GRADIENT_NAMES = {"trf_d_last_hidden_state": "last_hidden_state", "trf_d_pooler_
 
 def _strings(doc: Doc) -> list[str]:
     if "trf_word_pieces_" not in doc.user_hooks:
-        raise ValueError("the strings of the pieces come from the tokenizer: pass this Doc through 'trf_wordpiecer' first")
+        raise ValueError(
+            "the strings of the pieces come from the tokenizer: pass this Doc through 'trf_wordpiecer' first"
+        )
     return doc.user_hooks["trf_word_pieces_"](doc)
 
 

@@ -5,9 +5,9 @@ again in the backward pass instead of being kept (Chen et al. 2016, "Training De
 so one huge document is as bounded as many small ones.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,8 +16,6 @@ from thinc.api import Model, PyTorchShim, torch2xp, xp2torch
 from .alignment import entries
 from .packing import pack
 from .pieces import Pieces
-
-Precision = Literal["auto", "fp32", "bf16"]
 
 
 class Encoded(NamedTuple):
@@ -28,7 +26,7 @@ class Encoded(NamedTuple):
     pooler_output: Any  # (n_sentences, width), None where the model has no pooler
 
 
-def make_encoder(net: torch.nn.Module, words_per_batch: int, precision: Precision) -> Model:
+def make_encoder(net: Any, words_per_batch: int, precision: str) -> Model:
     """A Thinc model from list[Pieces] to list[Encoded].
 
     Its backward takes, per document, the gradients of last_hidden_state and pooler_output (None for zero).
@@ -88,7 +86,7 @@ def _forward(model: Model, docs: list[Pieces], is_train: bool) -> tuple[list[Enc
 class _Batch:
     """The windows of all documents end to end, and where each document's pieces, tokens and sentences begin."""
 
-    def __init__(self, docs: list[Pieces], net: torch.nn.Module) -> None:
+    def __init__(self, docs: list[Pieces], net: Any) -> None:
         self.docs = docs
         self.device = next(net.parameters()).device
         self.pad = net.config.pad_token_id or 0
@@ -112,13 +110,13 @@ class _Batch:
         pools = np.split(torch2xp(self.sentences.mean(pooled)), self.sentence_ends[:-1])
         return [Encoded(*parts) for parts in zip(tensors, hiddens, pools, strict=True)]
 
-    def split_gradients(self, d_docs: list[tuple[Any, Any]]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def split_gradients(self, d_docs: list[tuple[Any, Any]]) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         d_hidden = self._stack([d[0] for d in d_docs], [len(d.ids) for d in self.docs])
         d_pool = self._stack([d[1] for d in d_docs], [d.n_sentences for d in self.docs])
-        assert d_hidden is not None or d_pool is not None
-        if d_hidden is None:
-            d_hidden = d_pool.new_zeros(_last(self.piece_ends), d_pool.shape[1])
-        return self.pieces.mean_backward(d_hidden), None if d_pool is None else self.sentences.mean_backward(d_pool)
+        return (
+            None if d_hidden is None else self.pieces.mean_backward(d_hidden),
+            None if d_pool is None else self.sentences.mean_backward(d_pool),
+        )
 
     def _stack(self, parts: list[Any], sizes: list[int]) -> torch.Tensor | None:
         width = next((part.shape[1] for part in parts if part is not None), None)
@@ -167,7 +165,7 @@ class _Merge:
 class _Pass:
     """One pack through the network. Keeps its graph, or what it takes to compute the same again."""
 
-    def __init__(self, net: torch.nn.Module, batch: _Batch, windows: np.ndarray, bf16: bool) -> None:
+    def __init__(self, net: Any, batch: _Batch, windows: np.ndarray, bf16: bool) -> None:
         self.net, self.bf16, self.device = net, bf16, batch.device
         lengths = batch.lengths[windows]
         columns = np.arange(lengths.max())
@@ -198,17 +196,16 @@ class _Pass:
         rows = output.last_hidden_state.flatten(0, 1).index_select(0, self.real)
         return rows.float(), None if pooled is None else pooled.float()
 
-    def backward(self, d_rows: torch.Tensor, d_pooled: torch.Tensor | None) -> None:
+    def backward(self, d_rows: torch.Tensor | None, d_pooled: torch.Tensor | None) -> None:
         output = self.output
         if output is None:
+            assert self.random_state is not None
             with _replay(self.random_state, self.device), torch.enable_grad():
                 output = self._compute()
-        rows, pooled = output
-        tensors, gradients = [rows], [d_rows[self.rows]]
-        if pooled is not None and d_pooled is not None:
-            tensors.append(pooled)
-            gradients.append(d_pooled[self.windows])
-        torch.autograd.backward(tensors, gradients)
+        pairs = [(output[0], d_rows, self.rows), (output[1], d_pooled, self.windows)]
+        known = [(tensor, d[index]) for tensor, d, index in pairs if tensor is not None and d is not None]
+        if known:
+            torch.autograd.backward([tensor for tensor, _ in known], [gradient for _, gradient in known])
 
 
 def _random_state(device: torch.device) -> torch.Tensor:
@@ -216,7 +213,7 @@ def _random_state(device: torch.device) -> torch.Tensor:
 
 
 @contextmanager
-def _replay(state: torch.Tensor, device: torch.device):
+def _replay(state: torch.Tensor, device: torch.device) -> Iterator[None]:
     """Draw the same dropout again, and leave the generator as it was found."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         if device.type == "cuda":

@@ -42,5 +42,7 @@ class Pieces:
     def of(cls, doc: Doc) -> "Pieces":
         """Raises ValueError where the document has none yet."""
         if KEY not in doc.user_data:
-            raise ValueError("this Doc has no wordpieces yet: add 'trf_wordpiecer' to the pipeline before this component")
+            raise ValueError(
+                "this Doc has no wordpieces yet: add 'trf_wordpiecer' to the pipeline before this component"
+            )
         return cls(**doc.user_data[KEY])

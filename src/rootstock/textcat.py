@@ -196,7 +196,9 @@ def class_vectors(doc: Doc) -> tuple[Any, Callable[[Any], None]]:
     pieces = Pieces.of(doc)
     hidden = doc._.trf_last_hidden_state
     if hidden is None:
-        raise ValueError("this Doc has no transformer output yet: add 'trf_tok2vec' to the pipeline before this component")
+        raise ValueError(
+            "this Doc has no transformer output yet: add 'trf_tok2vec' to the pipeline before this component"
+        )
     xp = get_array_module(hidden)
     sentences, counts = np.unique(pieces.window_sentence, return_counts=True)
     mean = np.zeros((len(sentences), len(hidden)), hidden.dtype)  # the few rows that matter, as a matrix

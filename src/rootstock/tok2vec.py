@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
 from spacy.language import Language
@@ -22,6 +23,8 @@ from .weights import folder_from_bytes, folder_to_bytes, forget_folders, load_mo
 if TYPE_CHECKING:
     from .encoder import Encoded
 
+Precision = Literal["auto", "fp32", "bf16"]
+
 
 @Language.factory(
     "trf_tok2vec",
@@ -35,7 +38,7 @@ def make_tok2vec(
     weights: str | None,
     trainable: bool,
     words_per_batch: int,
-    precision: Literal["auto", "fp32", "bf16"],
+    precision: Precision,
 ) -> TransformerTok2Vec:
     """Make the component for `nlp.add_pipe`.
 
@@ -54,7 +57,7 @@ def make_tok2vec(
 class TransformerTok2Vec(TrainablePipe):
     """Forward here; each head adds its gradient to `doc._.trf_d_*`; the last one sets off one backward pass."""
 
-    def __init__(self, vocab: Vocab, name: str, trainable: bool, words_per_batch: int, precision: str) -> None:
+    def __init__(self, vocab: Vocab, name: str, trainable: bool, words_per_batch: int, precision: Precision) -> None:
         attributes.register()
         self.vocab = vocab
         self.name = name
@@ -202,7 +205,7 @@ def _gradients(doc: Doc) -> tuple[Any, Any]:
 def _updated_now(heads: set[str]) -> set[str]:
     """Those heads that the running `Language.update` will update; all of them outside of one."""
     # spaCy tells no component which others are excluded, and the last one left must run the backward pass.
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         if frame.f_code is Language.update.__code__:
             return heads & (set(frame.f_locals["self"].pipe_names) - set(frame.f_locals["exclude"]))

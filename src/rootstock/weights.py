@@ -1,4 +1,4 @@
-"""Weights folders (`config.json`, the tokenizer's files, `model.safetensors`): loading, and how a pipeline carries its own."""
+"""Weights folders: `config.json`, the tokenizer's files, `model.safetensors`. How a pipeline carries its own."""
 
 from __future__ import annotations
 

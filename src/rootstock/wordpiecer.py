@@ -141,7 +141,9 @@ class WordPiecer(Pipe):
     def read_weights(self, folder: Path) -> None:
         self.tokenizer = load_tokenizer(folder)
         if not self.tokenizer.is_fast:
-            raise ValueError(f"the tokenizer in {folder} gives no character offsets: a fast one (tokenizer.json) is needed")
+            raise ValueError(
+                f"the tokenizer in {folder} gives no character offsets: a fast one (tokenizer.json) is needed"
+            )
         self.config = srsly.read_json(folder / "config.json")
         self.edges = _edges(self.tokenizer)
         self.max_pieces = min(self.tokenizer.model_max_length, self.config.get("max_position_embeddings") or 10**9)
@@ -221,7 +223,9 @@ def _pieces(doc: Doc, cuts: list[Cut]) -> Pieces:
         kept_tokens=kept,
         aligned_tokens=tokens,
         aligned_pieces=pieces,
-        window_sentence=np.repeat(np.arange(len(cuts)), [sum(len(w) > 0 for w in cut.windows) for cut in cuts]).astype("int32"),
+        window_sentence=np.repeat(np.arange(len(cuts)), [sum(len(w) > 0 for w in cut.windows) for cut in cuts]).astype(
+            "int32"
+        ),
         window_lengths=np.array([len(w) for w in windows], "int32"),
         window_class=np.array(speakers, "int32"),
         window_pieces=_join(windows),

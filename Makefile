@@ -1,0 +1,42 @@
+# Each target sets up what it needs, once: a virtual environment with the versions of requirements.lock.
+PYTHON ?= python3
+READY := .venv/.ready
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.PHONY: repro test check ui lock clean
+.DEFAULT_GOAL := repro
+
+repro: $(READY) ## run the DAG, then bring MLflow up to date
+	@python -m workflow.params
+	@dvc repro
+	@python -m workflow.ledger
+
+test: $(READY) ## the tests; the first call fetches the weights that they use
+	@python -m pytest
+
+check: $(READY) ## lint, format and types
+	@ruff check .
+	@ruff format --check .
+	@mypy
+
+ui: $(READY) ## compare runs in the browser
+	@python -m workflow.ledger
+	@mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] < (3, 15) else "error: Python 3.11 to 3.14 is wanted, this is " + sys.version.split()[0] + "; name another: make PYTHON=python3.11")'
+	@echo "setting up .venv (once, a few minutes)"
+	@$(PYTHON) -m venv --clear .venv
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+lock: ## renew requirements.lock from the ranges in pyproject.toml
+	@$(PYTHON) -m venv --clear .venv/lock
+	@.venv/lock/bin/python -m pip install --quiet torch==2.13.0 --editable '.[workflow,dev]'
+	@{ echo "# Made by 'make lock': exact versions of the library, the workflow and the development tools, for pip on Linux."; \
+	   .venv/lock/bin/python -m pip freeze --all --exclude-editable | sed 's/+cpu$$//'; } > requirements.lock
+	@rm -r .venv/lock
+
+clean: ## forget the environment; results stay
+	@rm -rf .venv

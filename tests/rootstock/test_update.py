@@ -1,0 +1,187 @@
+"""One `nlp.update` moves the transformer by that batch's gradient: held against PyTorch's own autograd."""
+
+import copy
+
+import numpy as np
+import pytest
+import spacy
+import torch
+from spacy.training import Example
+from thinc.api import SGD
+
+from rootstock.pieces import Pieces
+
+from ..conftest import pipeline
+
+BATCHES = [
+    [("I like it. A lot.", "GOOD"), ("No, not at all.", "BAD"), ("So so, I think it is.", "BAD")],
+    [("Bad, bad, bad! Never again.", "BAD"), ("What a fine day.", "GOOD")],
+]
+RATE = 0.5
+
+
+def build(tiny, heads=("textcat",), **config) -> spacy.Language:
+    nlp = pipeline(tiny, **config)
+    for seed, name in enumerate(heads):
+        head = nlp.add_pipe("trf_textcat", name=name, config={"seed": seed})
+        head.add_label("GOOD")
+        head.add_label("BAD")
+    return nlp
+
+
+def examples(nlp, batch) -> list[Example]:
+    return [
+        Example.from_dict(nlp.make_doc(text), {"cats": {"GOOD": label == "GOOD", "BAD": label == "BAD"}})
+        for text, label in batch
+    ]
+
+
+def sgd() -> SGD:
+    return SGD(RATE, L2=0, grad_clip=0, use_averages=False)
+
+
+def net_of(nlp):
+    return nlp.get_pipe("trf_tok2vec").transformer
+
+
+class Reference:
+    """The same model in plain PyTorch, one sentence at a time, stepped by the gradient that autograd finds."""
+
+    def __init__(self, nlp, heads):
+        self.nlp, self.net = nlp, copy.deepcopy(net_of(nlp)).train()
+        for module in self.net.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        linears = [nlp.get_pipe(name).linear for name in heads]
+        self.heads = [[torch.tensor(lin.get_param(p), requires_grad=True) for p in ("W", "b")] for lin in linears]
+
+    def accumulate(self, batch):
+        for weight, bias in self.heads:
+            losses = []
+            for text, label in batch:
+                doc = self.nlp.get_pipe("trf_wordpiecer")(self.nlp.make_doc(text))
+                p = torch.stack([self._sentence(doc, i) @ weight.T + bias for i in range(Pieces.of(doc).n_sentences)])
+                losses.append(-torch.log(p.softmax(-1).mean(0)[["GOOD", "BAD"].index(label)]))
+            torch.stack(losses).mean().backward()
+
+    def _sentence(self, doc, i):
+        pieces = Pieces.of(doc)
+        end = pieces.sentence_pieces[: i + 1].sum()
+        ids = torch.from_numpy(pieces.ids[end - pieces.sentence_pieces[i] : end]).long()
+        return self.net(ids[None]).last_hidden_state[0, 0]
+
+    def step(self):
+        with torch.no_grad():
+            for parameter in [*self.net.parameters(), *(p for head in self.heads for p in head)]:
+                if parameter.grad is not None:
+                    parameter -= RATE * parameter.grad
+                    parameter.grad = None
+
+    def check(self, nlp, heads):
+        moved = dict(net_of(nlp).named_parameters())
+        for name, parameter in self.net.named_parameters():
+            np.testing.assert_allclose(moved[name].detach(), parameter.detach(), atol=2e-5, err_msg=name)
+        for name, params in zip(heads, self.heads, strict=True):
+            for key, value in zip(("W", "b"), params, strict=True):
+                np.testing.assert_allclose(nlp.get_pipe(name).linear.get_param(key), value.detach(), atol=2e-5)
+
+
+CASES = {
+    "one head": (("a",), ()),
+    "two heads": (("a", "b"), ()),
+    "two heads, the other order": (("b", "a"), ()),
+    "the last head excluded": (("a", "b"), ("b",)),
+    "the first head excluded": (("a", "b"), ("a",)),
+}
+
+
+@pytest.mark.parametrize(("heads", "exclude"), CASES.values(), ids=CASES.keys())
+def test_a_call_steps_by_its_own_gradient(tiny, heads, exclude):
+    nlp = build(tiny, heads)
+    active = [head for head in heads if head not in exclude]
+    reference, optimizer = Reference(nlp, active), sgd()
+    before = copy.deepcopy(net_of(nlp).state_dict())
+    for batch in BATCHES:
+        nlp.update(examples(nlp, batch), sgd=optimizer, exclude=exclude)
+        reference.accumulate(batch)
+        reference.step()
+        reference.check(nlp, active)
+    assert any(not torch.equal(before[name], value) for name, value in net_of(nlp).state_dict().items())
+
+
+@pytest.mark.parametrize("heads", [("a",), ("a", "b")])
+def test_gradients_accumulate_over_two_batches(tiny, heads):
+    """As `spacy train` does it: updates without an optimizer, then finish_update for every component in turn."""
+    nlp = build(tiny, heads)
+    reference, optimizer = Reference(nlp, heads), sgd()
+    for _ in range(2):
+        for batch in BATCHES:
+            nlp.update(examples(nlp, batch), sgd=False)
+            reference.accumulate(batch)
+        for _, component in nlp.pipeline:
+            if hasattr(component, "finish_update") and component.is_trainable:
+                component.finish_update(optimizer)
+        reference.step()
+        reference.check(nlp, heads)
+
+
+def test_a_disabled_head_is_not_waited_for(tiny):
+    nlp = build(tiny, ("a", "b"))
+    reference, optimizer = Reference(nlp, ["a"]), sgd()
+    with nlp.select_pipes(disable="b"):
+        nlp.update(examples(nlp, BATCHES[0]), sgd=optimizer)
+    reference.accumulate(BATCHES[0])
+    reference.step()
+    reference.check(nlp, ["a"])
+
+
+def test_many_packs_give_the_gradient_of_one(tiny):
+    """A budget too small for the batch: what is not kept is computed again, with the same dropout."""
+    states = []
+    for budget in (3000, 8):
+        nlp = build(tiny, words_per_batch=budget)
+        nlp.update(examples(nlp, BATCHES[0]), sgd=sgd())
+        states.append(net_of(nlp).state_dict())
+    for name, value in states[0].items():
+        np.testing.assert_allclose(states[1][name], value, atol=2e-5, err_msg=name)
+
+
+def test_recomputation_draws_the_same_dropout(tiny):
+    nlp = build(tiny, words_per_batch=8)
+    tok2vec = nlp.get_pipe("trf_tok2vec")
+    outputs = []
+    tok2vec.transformer.register_forward_hook(lambda module, args, output: outputs.append(output.last_hidden_state))
+    torch.manual_seed(1)
+    nlp.update(examples(nlp, BATCHES[0]), sgd=sgd(), drop=0.5)
+    kept, recomputed = outputs[: len(outputs) // 2 + 1], outputs[len(outputs) // 2 + 1 :]
+    assert len(recomputed) == len(kept) - 1 > 1
+    for first, again in zip(kept[1:], recomputed[::-1], strict=True):
+        assert torch.equal(first, again.detach())
+
+
+def test_a_frozen_transformer_stays(tiny):
+    nlp = build(tiny, trainable=False)
+    before = copy.deepcopy(net_of(nlp).state_dict())
+    head = nlp.get_pipe("textcat").linear.get_param("W").copy()
+    losses = nlp.update(examples(nlp, BATCHES[0]), sgd=sgd())
+    assert losses["textcat"] > 0
+    assert all(torch.equal(before[name], value) for name, value in net_of(nlp).state_dict().items())
+    assert not np.array_equal(head, nlp.get_pipe("textcat").linear.get_param("W"))
+
+
+def test_excluding_the_transformer_trains_the_head_alone(tiny):
+    nlp = build(tiny)
+    before = copy.deepcopy(net_of(nlp).state_dict())
+    nlp.update(examples(nlp, BATCHES[0]), sgd=sgd(), exclude=["trf_tok2vec"])
+    assert all(torch.equal(before[name], value) for name, value in net_of(nlp).state_dict().items())
+
+
+def test_a_step_after_loading_equals_one_without(tiny, tmp_path):
+    nlp = build(tiny)
+    nlp.update(examples(nlp, BATCHES[0]), sgd=sgd())
+    nlp.to_disk(tmp_path / "pipeline")
+    loaded = spacy.load(tmp_path / "pipeline")
+    for one in (nlp, loaded):
+        one.update(examples(one, BATCHES[1]), sgd=sgd())
+    for name, value in net_of(nlp).state_dict().items():
+        assert torch.equal(net_of(loaded).state_dict()[name], value), name

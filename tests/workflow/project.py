@@ -1,0 +1,63 @@
+"""A copy of this project in a folder of its own, with the real configuration made small."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+from ..conftest import ROOT
+
+
+class Project:
+    def __init__(self, folder: Path, **changes) -> None:
+        self.folder = folder
+        listed = subprocess.run(
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+            cwd=ROOT,
+            capture_output=True,
+            check=True,
+        )
+        for name in listed.stdout.decode().split("\0"):
+            if name and name != "dvc.lock" and (ROOT / name).is_file():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(ROOT / name, folder / name)
+        subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)
+        self.set(**changes)
+
+    def set(self, **changes) -> None:
+        """Change params.yaml: {"section.key": value}, or {"section": value}."""
+        path = self.folder / "params.yaml"
+        params = yaml.safe_load(path.read_text())
+        for key, value in changes.items():
+            *sections, name = key.split(".")
+            place = params
+            for section in sections:
+                place = place[section]
+            place[name] = value
+        path.write_text(yaml.safe_dump(params, sort_keys=False))
+
+    def call(self, *command: str, check: bool = True) -> subprocess.CompletedProcess:
+        """Run a command of the environment that runs the tests."""
+        env = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "DVC_"))}
+        env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
+        env["PYTHONPATH"] = str(self.folder / "src")
+        done = subprocess.run(command, cwd=self.folder, env=env, capture_output=True, text=True)
+        assert not check or done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    def stage(self, name: str, check: bool = True) -> subprocess.CompletedProcess:
+        return self.call(sys.executable, "-m", f"workflow.{name}", check=check)
+
+
+def small(weights: Path, **changes) -> dict:
+    """Local weights without a pinned digest, and a short training."""
+    return {
+        "weights.source": f"path:{weights}",
+        "weights.sha256": {},
+        "finetune.epochs": 1,
+        "evaluate.resamples": 50,
+        **changes,
+    }

@@ -1,0 +1,301 @@
+"""The DAG under DVC, for real: what runs, what is reused, what MLflow holds, and what the wheels do."""
+
+import ast
+import json
+import random
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+from workflow.stage import digest
+
+from ..conftest import ROOT, SHARED
+from .project import Project, small
+
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+UP_TO_DATE = "Data and pipelines are up to date."
+
+
+def closure(path: Path) -> set[Path]:
+    """The files of this project that a module imports, wherever in it, and those that they import."""
+    found: set[Path] = set()
+    todo = [path]
+    while todo:
+        here = todo.pop()
+        if here in found:
+            continue
+        found.add(here)
+        root = ROOT / "src" if here.is_relative_to(ROOT / "src") else ROOT
+        package = here.parent.relative_to(root).parts
+        for node in ast.walk(ast.parse(here.read_text())):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                base = (
+                    ".".join([*package[: len(package) - node.level + 1], *filter(None, [node.module])])
+                    if node.level
+                    else node.module
+                )
+                names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
+            else:
+                continue
+            for name in names:
+                relative = Path(*name.split("."))
+                for place in (ROOT, ROOT / "src"):
+                    for candidate in (place / relative.with_suffix(".py"), place / relative / "__init__.py"):
+                        if candidate.is_file():
+                            todo.append(candidate)
+    return found
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_deps_cover_the_imports(stage):
+    modules = [ROOT / f"workflow/{stage}.py"]
+    if stage in ("finetune", "evaluate"):  # components that spaCy finds by entry point
+        modules += [ROOT / f"src/rootstock/{name}.py" for name in ("wordpiecer", "tok2vec", "textcat")]
+    if stage == "wordpiece":
+        modules += [ROOT / "src/rootstock/wordpiecer.py"]
+    needed = {p for module in modules for p in closure(module)} - {ROOT / "workflow/__init__.py"}
+    deps = [ROOT / dep for dep in STAGES[stage]["deps"] if "$" not in dep]
+    missing = [str(p.relative_to(ROOT)) for p in needed if not any(p.is_relative_to(dep) for dep in deps)]
+    assert not missing
+    named = {d for d in deps if d.suffix == ".py"}
+    superfluous = named - needed - {ROOT / "workflow/check_package.py", ROOT / "src/rootstock/__init__.py"}
+    assert not superfluous
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_no_stage_imports_another(stage):
+    others = {ROOT / f"workflow/{name}.py" for name in STAGES if name != stage}
+    assert not closure(ROOT / f"workflow/{stage}.py") & others
+
+
+def test_the_library_knows_nothing_of_the_workflow():
+    for module in (ROOT / "src/rootstock").glob("*.py"):
+        assert all(p.is_relative_to(ROOT / "src") for p in closure(module))
+
+
+@pytest.mark.parametrize(("package", "home"), [("mlflow", "tracking.py"), ("codecarbon", "energy.py")])
+def test_tracking_and_metering_have_one_module_each(package, home):
+    users = {
+        p.name
+        for folder in ("workflow", "src/rootstock")
+        for p in (ROOT / folder).glob("*.py")
+        if f"import {package}" in p.read_text() or f"from {package}" in p.read_text()
+    }
+    assert users == {home}
+
+
+@pytest.mark.parametrize("module", ["rootstock", "workflow.params", "workflow.stage", "workflow.ledger"])
+def test_nothing_heavy_is_imported_before_it_is_needed(module):
+    import subprocess
+
+    heavy = "{'torch', 'transformers', 'mlflow', 'codecarbon', 'dvc', 'matplotlib'}"
+    code = f"import sys, {module}; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.fixture(scope="module")
+def project(minilm, tmp_path_factory) -> Project:
+    """A shortened sample: the DAG has run once under `make repro`'s commands."""
+    project = Project(tmp_path_factory.mktemp("project"), **small(minilm, **{"data.folder": "data/few"}))
+    shorten(project, ROOT / "data/sample", train=48, dev=16, test=24)
+    project.first = project.call("dvc", "repro").stdout + project.stage("ledger").stdout
+    return project
+
+
+def shorten(project: Project, source: Path, **sizes: int) -> None:
+    """Some rows of a data set, drawn by lot, as data/few."""
+    (project.folder / "data/few").mkdir(parents=True)
+    for split, size in sizes.items():
+        lines = (source / f"{split}.jsonl").read_text("utf-8").splitlines()
+        chosen = random.Random(0).sample(lines, size)
+        (project.folder / f"data/few/{split}.jsonl").write_text("\n".join(chosen), "utf-8")
+
+
+def ran(output: str) -> list[str]:
+    return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
+
+
+def runs(project: Project) -> list:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{project.folder}/mlflow.db")
+    [experiment] = [e for e in client.search_experiments() if e.name == "rootstock"]
+    return [client, *client.search_runs([experiment.experiment_id])]
+
+
+def test_every_stage_runs_and_leaves_a_receipt(project):
+    assert ran(project.first) == list(STAGES)
+    for stage in STAGES:
+        receipt = json.loads((project.folder / f"data/receipts/{stage}.json").read_text())
+        assert receipt["stage"] == stage and receipt["seconds"] > 0
+        assert 0 <= receipt["kwh_low"] <= receipt["kwh"] <= receipt["kwh_high"] and receipt["method"]
+        for out, expected in receipt["outs"].items():
+            assert digest(project.folder / out) == expected
+
+
+def test_the_summary_tells_scores_cost_wheels_and_what_to_type(project):
+    for stage in STAGES:
+        assert f"\n{stage} " in project.first
+    for part in (
+        "Wh",
+        "test  accuracy 0.",
+        "macro F1",
+        "data/package/en_sample_sentiment-0.1.0-py3-none-any.whl",
+        "make ui",
+    ):
+        assert part in project.first
+
+
+def test_again_does_nothing(project):
+    assert (
+        project.call("dvc", "repro").stdout.strip() == UP_TO_DATE or UP_TO_DATE in project.call("dvc", "repro").stdout
+    )
+    assert ran(project.call("dvc", "repro").stdout) == []
+    before = len(runs(project))
+    assert "nothing new" in project.stage("ledger").stdout
+    assert len(runs(project)) == before
+
+
+def test_mlflow_has_the_run(project):
+    client, run = runs(project)[0], runs(project)[-1]
+    assert run.info.status == "FINISHED"
+    assert run.data.params["finetune.epochs"] == "1" and run.data.params["seed"] == "0"
+    metrics = json.loads((project.folder / "data/evaluation/metrics.json").read_text())
+    assert run.data.metrics["test/accuracy"] == metrics["test"]["accuracy"]
+    assert run.data.metrics["energy/kwh"] > 0
+    curve = json.loads((project.folder / "data/model/train_curve.json").read_text())
+    logged = sorted((m.step, m.value) for m in client.get_metric_history(run.info.run_id, "train_loss"))
+    assert logged == [(p["step"], p["train_loss"]) for p in curve]
+    assert client.get_metric_history(run.info.run_id, "dev_accuracy")
+    names = {item.path for item in client.list_artifacts(run.info.run_id, "evaluation")}
+    assert {"evaluation/confusion.png", "evaluation/calibration.png", "evaluation/metrics.json"} <= names
+    assert list((project.folder / "mlruns").rglob("model.spacy/trf_tok2vec/model.safetensors"))
+
+
+def test_scores_follow_from_the_predictions(project):
+    evaluation = project.folder / "data/evaluation"
+    rows = [json.loads(line) for line in (evaluation / "test.jsonl").open()]
+    hits = sum(row["gold"][max(row["scores"], key=row["scores"].get)] for row in rows)
+    metrics = json.loads((evaluation / "metrics.json").read_text())["test"]
+    assert metrics["documents"] == len(rows) == 24
+    assert metrics["accuracy"] == pytest.approx(hits / 24, abs=1e-6)
+    assert metrics["accuracy_low"] < metrics["accuracy"] < metrics["accuracy_high"]
+    worst = json.loads((evaluation / "worst.json").read_text())
+    assert len(worst) == min(20, 24 - hits) and all(
+        max(w["scores"], key=w["scores"].get) not in w["gold"] for w in worst
+    )
+    assert len(json.loads((evaluation / "confusion.json").read_text())) == 24
+    for plot in ("confusion.png", "calibration.png"):
+        assert (evaluation / plot).read_bytes().startswith(b"\x89PNG")
+
+
+def test_dvc_shows_metrics_and_plots(project):
+    assert "test.accuracy" in project.call("dvc", "metrics", "show").stdout
+    project.call("dvc", "plots", "show", "--out", "plots")
+    assert (project.folder / "plots/index.html").is_file()
+
+
+def test_the_wheels(project):
+    wheels = {p.name.split("-")[0]: p for p in (project.folder / "data/package").glob("*.whl")}
+    assert set(wheels) == {"en_sample_sentiment", "spacy_rootstock"}
+    with zipfile.ZipFile(wheels["en_sample_sentiment"]) as wheel:
+        names = wheel.namelist()
+        metadata = wheel.read(next(n for n in names if n.endswith("METADATA"))).decode()
+        assert "Requires-Dist: spacy-rootstock" in metadata
+        assert any(n.endswith("trf_tok2vec/model.safetensors") for n in names)
+        assert {info.date_time[:3] for info in wheel.infolist()} == {(2000, 1, 1)}
+        for name in names:
+            assert str(project.folder).encode() not in wheel.read(name), name
+    card = (project.folder / "data/package/MODEL_CARD.md").read_text()
+    assert "apache-2.0" in card or "not stated" in card
+    assert "kWh" not in card, "no measured figure is in the wheel"
+
+
+def test_a_wheel_that_predicts_otherwise_stops_the_stage(project, tmp_path):
+    from workflow.errors import Problem
+    from workflow.package import check
+
+    lines = (project.folder / "data/evaluation/test.jsonl").read_text().splitlines()
+    row = json.loads(lines[3])
+    row["scores"] = {label: 1 - score for label, score in row["scores"].items()}
+    (tmp_path / "test.jsonl").write_text("\n".join([*lines[:3], json.dumps(row), *lines[4:]]))
+    with pytest.raises(Problem, match="predicts otherwise than evaluate, first for"):
+        check("en_sample_sentiment", project.folder / "data/package", tmp_path / "test.jsonl", 2, tmp_path)
+
+
+def test_a_change_of_finetune_reruns_what_follows_and_back_computes_nothing(project):
+    assert len(runs(project)) == 2  # the client, and one run
+    model = digest(project.folder / "data/model")
+    project.set(**{"finetune.epochs": 2})
+    assert ran(project.call("dvc", "repro").stdout) == ["finetune", "evaluate", "package"]
+    assert digest(project.folder / "data/model") != model
+    assert "recorded run" in project.stage("ledger").stdout
+    assert len(runs(project)) == 3
+
+    project.set(**{"finetune.epochs": 1})
+    back = project.call("dvc", "repro").stdout
+    assert ran(back) == [] and back.count("is cached - skipping run") == 3
+    assert digest(project.folder / "data/model") == model
+    assert "nothing new" in project.stage("ledger").stdout
+    assert len(runs(project)) == 3
+
+
+def test_training_again_gives_the_same_bytes_and_no_second_run(project):
+    model, evaluation = (digest(project.folder / f"data/{name}") for name in ("model", "evaluation"))
+    before = {run.info.run_id for run in runs(project)[1:]}
+    project.call("dvc", "repro", "--force", "--single-item", "finetune", "evaluate")
+    assert digest(project.folder / "data/model") == model
+    assert digest(project.folder / "data/evaluation") == evaluation
+    assert "nothing new" in project.stage("ledger").stdout
+    assert {run.info.run_id for run in runs(project)[1:]} == before
+
+
+SLICES = {
+    "sst2": {"train": 60, "dev": 20, "test": 20},
+    "imdb": {"train": 60, "test": 12},
+    "trec": {"train": 120, "test": 30},
+}
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"the public data sets are not at hand in {SHARED}")
+@pytest.mark.parametrize("name", SLICES)
+def test_other_data_by_params_alone(name, tiny, tmp_path):
+    """Slices of public data, with and without a dev file, two classes and six, short texts and long."""
+    project = Project(tmp_path, **small(tiny, **{"data.folder": "data/few"}))
+    shorten(project, SHARED / name, **SLICES[name])
+    assert ran(project.call("dvc", "repro", "evaluate").stdout) == list(STAGES)[:5]
+    metrics = json.loads((tmp_path / "data/evaluation/metrics.json").read_text())
+    assert metrics["test"]["documents"] == SLICES[name]["test"]
+    report = json.loads((tmp_path / "data/sentences/report.json").read_text())
+    assert len(report["labels"]) == (6 if name == "trec" else 2)
+
+
+def test_several_labels_per_row_and_a_frozen_transformer(tiny, tmp_path):
+    changes = {"data.folder": "data/few", "data.exclusive": False, "finetune.trainable": False}
+    project = Project(tmp_path, **small(tiny, **changes))
+    (tmp_path / "data/few").mkdir(parents=True)
+    rows = [
+        ("Good soup.", ["FOOD"]),
+        ("Kind waiter.", ["STAFF"]),
+        ("Good soup, kind waiter.", ["FOOD", "STAFF"]),
+        ("Far away.", []),
+    ]
+    for split in ("train", "dev", "test"):
+        content = "\n".join(json.dumps({"text": text, "labels": labels}) for text, labels in rows)
+        (tmp_path / f"data/few/{split}.jsonl").write_text(content)
+    for stage in list(STAGES)[:5]:
+        project.stage(stage)
+    metrics = json.loads((tmp_path / "data/evaluation/metrics.json").read_text())
+    assert set(metrics["test"]["f1"]) == {"FOOD", "STAFF"}
+    trained = digest(tmp_path / "data/model/pipeline/trf_tok2vec/model.safetensors")
+    from rootstock.weights import load_model
+
+    before = load_model(tmp_path / "data/weights").state_dict()
+    after = load_model(tmp_path / "data/model/pipeline/trf_tok2vec").state_dict()
+    assert trained and all((before[name] == value).all() for name, value in after.items())

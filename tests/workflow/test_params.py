@@ -1,0 +1,84 @@
+import pytest
+import yaml
+
+from workflow.errors import Problem
+from workflow.params import load
+
+from ..conftest import ROOT
+from .project import Project
+
+
+def write(tmp_path, **changes):
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    for key, value in changes.items():
+        *sections, name = key.split(".")
+        place = params
+        for section in sections:
+            place = place[section]
+        if value is ...:
+            del place[name]
+        else:
+            place[name] = value
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    return tmp_path / "params.yaml"
+
+
+def test_the_params_of_the_project_are_valid():
+    assert load(ROOT / "params.yaml").seed == 0
+
+
+def test_every_key_has_a_comment():
+    lines = (ROOT / "params.yaml").read_text().splitlines()
+    bare = []
+    for i, line in enumerate(lines):
+        key, _, value = line.strip().partition(":")
+        self_evident = key in (
+            "version",
+            "name",
+            "description",
+            "epochs",
+            "dropout",
+            "weight_decay",
+            "model.safetensors",
+        )
+        leaf = value.strip() and not line.startswith("#") and not key.startswith("#")
+        if leaf and "#" not in line and not lines[i - 1].strip().startswith("#") and not self_evident:
+            bare.append(line)
+    assert not bare
+
+
+CASES = [
+    ({"finetune.lerning_rate": 1e-4}, r"unknown key finetune.lerning_rate \(there are: trainable, epochs"),
+    ({"sed": 1}, r"unknown key sed \(there are: seed"),
+    ({"finetune.epochs": ...}, "the key finetune.epochs is missing"),
+    ({"finetune.epochs": 0}, "finetune.epochs is 0: input should be greater than or equal to 1"),
+    ({"finetune.epochs": "three"}, "finetune.epochs is 'three': input should be a valid integer"),
+    ({"data.on_bad_row": "warn"}, "data.on_bad_row is 'warn': input should be 'fail' or 'skip'"),
+    ({"weights.source": "http://x"}, "weights.source is 'http://x': string should match"),
+    ({"weights.sha256": {"model.safetensors": "abc"}}, "weights.sha256.model.safetensors is 'abc'"),
+    ({"package.version": 1.0}, "package.version is 1.0: input should be a valid string"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), CASES)
+def test_what_is_wrong_is_named(tmp_path, changes, message):
+    with pytest.raises(Problem, match=message) as caught:
+        load(write(tmp_path, **changes))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_and_a_broken_file(tmp_path):
+    with pytest.raises(Problem, match="not found: run this from the root"):
+        load(tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_text("a: [")
+    with pytest.raises(Problem, match="is not YAML"):
+        load(tmp_path / "params.yaml")
+
+
+def test_a_stage_stops_before_any_work(tmp_path):
+    project = Project(tmp_path, **{"evaluate.confidense": 0.9})
+    for command in ("params", "download_weights"):
+        done = project.stage(command, check=False)
+        assert done.returncode == 1
+        assert done.stderr.count("\n") == 1 and "unknown key evaluate.confidense" in done.stderr
+    assert not (tmp_path / "data/weights").exists()
