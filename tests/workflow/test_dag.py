@@ -170,9 +170,9 @@ def test_mlflow_has_the_run(project):
     assert run.data.metrics["test/accuracy"] == metrics["test"]["accuracy"]
     assert run.data.metrics["energy/kwh"] > 0
     curve = json.loads((project.folder / "data/model/train_curve.json").read_text())
-    logged = sorted((m.step, m.value) for m in client.get_metric_history(run.info.run_id, "train_loss"))
-    assert logged == [(p["step"], p["train_loss"]) for p in curve]
-    assert client.get_metric_history(run.info.run_id, "dev_accuracy")
+    logged = sorted((m.step, m.value) for m in client.get_metric_history(run.info.run_id, "train/loss"))
+    assert logged == [(p["step"], p["loss"]) for p in curve]
+    assert client.get_metric_history(run.info.run_id, "train/dev_accuracy")
     names = {item.path for item in client.list_artifacts(run.info.run_id, "evaluation")}
     assert {"evaluation/confusion.png", "evaluation/calibration.png", "evaluation/metrics.json"} <= names
     assert list((project.folder / "mlruns").rglob("model.spacy/trf_tok2vec/model.safetensors"))
