@@ -7,8 +7,11 @@ pieces; pieces of white space) gives each of the n tokens of its sentence 1/n.
 
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
+from spacy.tokens import Doc
+from thinc.api import get_array_module
 
 from .pieces import Pieces
 
@@ -59,3 +62,15 @@ def pieces_of_tokens(pieces: Pieces) -> Iterator[list[int]]:
     bounds = np.searchsorted(pieces.aligned_tokens, np.arange(pieces.n_tokens + 1))
     for start, end in pairwise(bounds):
         yield pieces.aligned_pieces[start:end].tolist()
+
+
+def add_tensor_gradient(doc: Doc, d_tensor: Any) -> None:
+    """The backward pass of `doc.tensor`: add `A.T @ d_tensor` to `doc._.trf_d_last_hidden_state`.
+
+    d_tensor: array (n_tokens, width).
+    """
+    tokens, columns, weights = entries(Pieces.of(doc))
+    xp = get_array_module(d_tensor)
+    gradient = doc._.trf_d_last_hidden_state
+    xp.add.at(gradient, xp.asarray(columns), d_tensor[xp.asarray(tokens)] * xp.asarray(weights)[:, None])
+    doc._.trf_d_last_hidden_state = gradient

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from thinc.api import Model, PyTorchShim, torch2xp, xp2torch
+from thinc.api import Model, Optimizer, PyTorchShim, torch2xp, xp2torch
 
 from .alignment import entries
+from .learning_rates import LearningRates
 from .packing import pack
 from .pieces import Pieces
 
@@ -26,7 +27,7 @@ class Encoded(NamedTuple):
     pooler_output: Any  # (n_sentences, width), None where the model has no pooler
 
 
-def make_encoder(net: Any, words_per_batch: int, precision: str) -> Model:
+def make_encoder(net: Any, words_per_batch: int, precision: str, rates: LearningRates) -> Model:
     """A Thinc model from list[Pieces] to list[Encoded].
 
     Its backward takes, per document, the gradients of last_hidden_state and pooler_output (None for zero).
@@ -36,8 +37,26 @@ def make_encoder(net: Any, words_per_batch: int, precision: str) -> Model:
         "transformer",
         _forward,
         attrs={"words_per_batch": words_per_batch, "precision": precision},
-        shims=[PyTorchShim(net)],
+        shims=[_TransformerShim(net, rates)],
     )
+
+
+class _TransformerShim(PyTorchShim):
+    """Thinc's shim, with a learning rate for each weight; what has no gradient, or rate, is left alone."""
+
+    def __init__(self, net: Any, rates: LearningRates) -> None:
+        super().__init__(net)
+        self.rates = rates.of([name for name, _ in net.named_parameters()])
+        for name, parameter in net.named_parameters():
+            parameter.requires_grad_(self.rates[name] > 0)
+
+    def finish_update(self, optimizer: Optimizer) -> None:
+        for name, parameter in self._model.named_parameters():
+            if parameter.grad is not None:
+                weights, gradient = torch2xp(parameter.data), torch2xp(parameter.grad)
+                stepped, _ = optimizer((self.id, name), weights, gradient, lr_scale=self.rates[name])
+                parameter.data = xp2torch(stepped, device=parameter.device)
+                parameter.grad = None
 
 
 def has_fast_bf16(device: torch.device) -> bool:

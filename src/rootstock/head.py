@@ -47,7 +47,7 @@ class Head(TrainablePipe):
             raise ValueError(f"component '{self.name}' needs 'trf_tok2vec' before it in the pipeline")
         bare = [doc for doc in docs if attributes.OUTPUTS not in doc.user_data]
         if bare:  # trf_tok2vec is excluded from this update
-            self.tok2vec.set_annotations(bare, self.tok2vec.predict(bare))
+            self.tok2vec.annotate(bare)
         losses[self.name] = losses.get(self.name, 0.0) + self.learn(docs, examples, drop)
         self.tok2vec.head_updated(self.name)
         if sgd not in (None, False):
@@ -57,7 +57,7 @@ class Head(TrainablePipe):
     def finish_update(self, sgd: Optimizer) -> None:
         self.model.finish_update(sgd)
         if self.tok2vec is not None:
-            self.tok2vec.finish_update(sgd)
+            self.tok2vec.head_finished(self.name, sgd)
 
     def initialize(self, get_examples: Any, *, nlp: Any = None) -> None:
         raise NotImplementedError

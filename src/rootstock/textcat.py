@@ -1,10 +1,13 @@
-"""`trf_textcat`: one prediction per sentence from its class vector, averaged over the sentences of the document."""
+"""`trf_textcat`: one prediction per sentence from its class vector, averaged over the sentences of the document.
+
+Other heads classify other rows (`pooling.py`), and average over those.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import srsly
@@ -17,7 +20,7 @@ from thinc.api import Linear, Model, chain, get_array_module, list2ragged, with_
 from thinc.types import Ragged
 
 from .head import Head
-from .pieces import Pieces
+from .pooling import POOLING
 from .weights import folder_from_bytes, folder_to_bytes
 
 if TYPE_CHECKING:
@@ -28,32 +31,41 @@ if TYPE_CHECKING:
     "trf_textcat",
     assigns=["doc.cats"],
     requires=["doc._.trf_last_hidden_state"],
-    default_config={"exclusive_classes": True, "seed": 0},
+    default_config={"exclusive_classes": True, "head": "class_vector", "seed": 0},
     default_score_weights={"cats_score": 1.0},
 )
-def make_textcat(nlp: Language, name: str, exclusive_classes: bool, seed: int) -> TrfTextCat:
+def make_textcat(
+    nlp: Language,
+    name: str,
+    exclusive_classes: bool,
+    head: Literal["class_vector", "pooler", "mean", "last_hidden"],
+    seed: int,
+) -> TrfTextCat:
     """Make the component for `nlp.add_pipe`.
 
     exclusive_classes: one label holds per document (softmax), or any number of them (a sigmoid each).
+    head: what is classified: the class vector of each sentence, the model's pooler output for it, the mean of the
+        tokens, or each row of the last hidden state. The document's scores are the mean over what is classified.
     seed: for the first weights of each label.
     """
-    return TrfTextCat(nlp.vocab, name, exclusive_classes, seed)
+    return TrfTextCat(nlp.vocab, name, exclusive_classes, head, seed)
 
 
 class TrfTextCat(Head):
     """Sets `doc.cats`: a probability for each label. A document without tokens gets zeros, as in spaCy's textcat."""
 
-    def __init__(self, vocab: Vocab, name: str, exclusive_classes: bool, seed: int) -> None:
+    def __init__(self, vocab: Vocab, name: str, exclusive_classes: bool, head: str, seed: int) -> None:
         self.vocab = vocab
         self.name = name
         self.seed = seed
         self.exclusive_classes = exclusive_classes
+        self.rows = POOLING[head]
         self.cfg: dict[str, Any] = {"labels": []}
         self._build()
 
     def _build(self, n_labels: int | None = None, width: int | None = None) -> None:
         self.linear: Model = Linear(n_labels, width)
-        self.model = chain(list2ragged(), with_array(self.linear), mean_of_sentences(self.exclusive_classes))
+        self.model = chain(list2ragged(), with_array(self.linear), mean_of_rows(self.exclusive_classes))
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -123,7 +135,7 @@ class TrfTextCat(Head):
     def predict(self, docs: Iterable[Doc]) -> Any:
         """Array (n_docs, n_labels) of probabilities."""
         self._require_labels()
-        return self.model.predict([class_vectors(doc)[0] for doc in docs])
+        return self.model.predict([self.rows(doc)[0] for doc in docs])
 
     def set_annotations(self, docs: Iterable[Doc], scores: Any) -> None:
         for doc, row in zip(docs, scores.tolist(), strict=True):
@@ -131,11 +143,11 @@ class TrfTextCat(Head):
 
     def learn(self, docs: list[Doc], examples: list[Example], drop: float) -> float:
         self._require_labels()
-        vectors = [class_vectors(doc) for doc in docs]
-        scores, backprop = self.model.begin_update([vector for vector, _ in vectors])
+        rows = [self.rows(doc) for doc in docs]
+        scores, backprop = self.model.begin_update([row for row, _ in rows])
         loss, d_scores = self.get_loss(examples, scores)
-        for (_, backprop_vector), d_vector in zip(vectors, backprop(d_scores), strict=True):
-            backprop_vector(d_vector)
+        for (_, backprop_rows), d_rows in zip(rows, backprop(d_scores), strict=True):
+            backprop_rows(d_rows)
         return loss
 
     def get_loss(self, examples: Iterable[Example], scores: Any) -> tuple[float, Any]:
@@ -191,33 +203,12 @@ class TrfTextCat(Head):
         return self
 
 
-def class_vectors(doc: Doc) -> tuple[Any, Callable[[Any], None]]:
-    """The class vector of each sentence, (n_sentences, width), the mean over its windows; and the backward pass."""
-    pieces = Pieces.of(doc)
-    hidden = doc._.trf_last_hidden_state
-    if hidden is None:
-        raise ValueError(
-            "this Doc has no transformer output yet: add 'trf_tok2vec' to the pipeline before this component"
-        )
-    xp = get_array_module(hidden)
-    sentences, counts = np.unique(pieces.window_sentence, return_counts=True)
-    mean = np.zeros((len(sentences), len(hidden)), hidden.dtype)  # the few rows that matter, as a matrix
-    window_rows = np.searchsorted(sentences, pieces.window_sentence)
-    np.add.at(mean, (window_rows, pieces.window_class), (1 / counts)[window_rows])
-    mean = xp.asarray(mean)
-
-    def backprop(d_vectors: Any) -> None:
-        doc._.trf_d_last_hidden_state += mean.T @ d_vectors
-
-    return mean @ hidden, backprop
+def mean_of_rows(exclusive: bool) -> Model[Ragged, Any]:
+    """Softmax (or sigmoid) of each row of logits, then the mean over the rows of each document."""
+    return Model("mean_of_rows", _mean_of_rows, attrs={"exclusive": exclusive})
 
 
-def mean_of_sentences(exclusive: bool) -> Model[Ragged, Any]:
-    """Softmax (or sigmoid) of each sentence's logits, then the mean over the sentences of each document."""
-    return Model("mean_of_sentences", _mean_of_sentences, attrs={"exclusive": exclusive})
-
-
-def _mean_of_sentences(model: Model, logits: Ragged, is_train: bool) -> tuple[Any, Callable]:
+def _mean_of_rows(model: Model, logits: Ragged, is_train: bool) -> tuple[Any, Callable]:
     exclusive, ops = model.attrs["exclusive"], model.ops
     p = ops.softmax(logits.dataXd) if exclusive else ops.sigmoid(logits.dataXd)
 

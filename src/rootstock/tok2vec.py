@@ -17,6 +17,8 @@ from thinc.api import Model, Optimizer
 
 from . import attributes
 from .head import Head
+from .learning_rates import LearningRates
+from .listener import listeners_of
 from .pieces import Pieces
 from .weights import folder_from_bytes, folder_to_bytes, forget_folders, load_model, save_model
 
@@ -30,13 +32,24 @@ Precision = Literal["auto", "fp32", "bf16"]
     "trf_tok2vec",
     assigns=["doc.tensor", "doc._.trf_last_hidden_state", "doc._.trf_pooler_output"],
     requires=["doc._.trf_word_pieces"],
-    default_config={"weights": None, "trainable": True, "words_per_batch": 3000, "precision": "auto"},
+    default_config={
+        "weights": None,
+        "trainable": True,
+        "train_layers": None,
+        "learning_rate_scale": 1.0,
+        "layer_decay": 1.0,
+        "words_per_batch": 3000,
+        "precision": "auto",
+    },
 )
 def make_tok2vec(
     nlp: Language,
     name: str,
     weights: str | None,
     trainable: bool,
+    train_layers: int | None,
+    learning_rate_scale: float,
+    layer_decay: float,
     words_per_batch: int,
     precision: Precision,
 ) -> TransformerTok2Vec:
@@ -44,10 +57,15 @@ def make_tok2vec(
 
     weights: folder with config.json and model.safetensors; None for a component that is about to be loaded.
     trainable: whether the heads' gradients change the transformer.
+    train_layers: train the last N layers alone (and what stands above them); None for all, embeddings included.
+    learning_rate_scale: the transformer's learning rate as a multiple of the optimizer's.
+    layer_decay: each layer's learning rate as a multiple of that of the layer above it (Howard and Ruder 2018,
+        "Universal Language Model Fine-tuning for Text Classification", discriminative fine-tuning).
     words_per_batch: the most wordpieces, padding included, that the transformer computes at a time.
     precision: fp32; bf16 (matrix products in bfloat16, weights in fp32); auto: bf16 where the hardware is fast at it.
     """
-    pipe = TransformerTok2Vec(nlp.vocab, name, trainable, words_per_batch, precision)
+    rates = LearningRates(train_layers if trainable else 0, learning_rate_scale, layer_decay)
+    pipe = TransformerTok2Vec(nlp.vocab, name, rates, words_per_batch, precision)
     if weights is not None:
         pipe.read_weights(Path(weights))
         forget_folders(nlp)
@@ -57,19 +75,27 @@ def make_tok2vec(
 class TransformerTok2Vec(TrainablePipe):
     """Forward here; each head adds its gradient to `doc._.trf_d_*`; the last one sets off one backward pass."""
 
-    def __init__(self, vocab: Vocab, name: str, trainable: bool, words_per_batch: int, precision: Precision) -> None:
+    def __init__(
+        self,
+        vocab: Vocab,
+        name: str,
+        rates: LearningRates,
+        words_per_batch: int,
+        precision: Precision,
+    ) -> None:
         attributes.register()
         self.vocab = vocab
         self.name = name
         self.cfg: dict[str, Any] = {}
-        self.trainable = trainable
+        self.trainable = rates.train_layers != 0
+        self.rates = rates
         self.words_per_batch = words_per_batch
         self.precision = precision
         self.model = Model("transformer", _no_weights)
         self.listener_map: dict[str, list[Model]] = {}
-        self._due: set[str] = set()  # heads that have still to add their gradient for this batch
-        self._backprop: Any = None
-        self._has_gradient = False
+        self._awaited: frozenset[str] = frozenset()  # heads that learn from this batch
+        self._due: set[str] = set()  # those of them that have still to add their gradient
+        self._backprop: Any = None  # set from the forward pass until the backward pass has run
 
     @property
     def transformer(self) -> Any:
@@ -114,8 +140,12 @@ class TransformerTok2Vec(TrainablePipe):
         losses: dict[str, float] | None = None,
     ) -> dict[str, float]:
         """Run the forward pass for the heads that follow; `drop` is the dropout rate of every layer."""
+        losses = {} if losses is None else losses
+        losses.setdefault(self.name, 0.0)  # it has none of its own; spaCy's loggers want an entry
         docs = [eg.predicted for eg in examples]
+        self._complete()
         self._due = _updated_now(set(self.listener_map)) if self.trainable else set()
+        self._awaited = frozenset(self._due)
         if self._due:
             from .encoder import set_dropout
 
@@ -123,29 +153,44 @@ class TransformerTok2Vec(TrainablePipe):
             encoded, backprop = self.model.begin_update([Pieces.of(doc) for doc in docs])
             self._backprop = lambda: backprop([_gradients(doc) for doc in docs])
         else:
+            self._backprop = None
             encoded = self.predict(docs)
         self.set_annotations(docs, encoded)
-        return losses if losses is not None else {}
+        return losses
+
+    def annotate(self, docs: list[Doc]) -> None:
+        """Outputs for documents that this component's update has not seen."""
+        self.set_annotations(docs, self.predict(docs))
 
     def head_updated(self, name: str) -> None:
         """A head has added its gradient: the last of them runs the backward pass."""
-        if name not in self._due:
-            return
-        self._due.remove(name)
-        if not self._due:
+        self._due.discard(name)
+        if not self._due and self._backprop is not None:
             self._backprop()
             self._backprop = None
-            self._has_gradient = True
+
+    def head_finished(self, name: str, sgd: Optimizer) -> None:
+        """A head has stepped. One that found nothing to learn has not reported before; it adds nothing any more."""
+        self.head_updated(name)
+        self._step(sgd)
 
     def finish_update(self, sgd: Optimizer) -> None:
-        """Step, once the gradient of the batch is complete.
+        """Step, where all heads have run, as in `spacy train`.
 
-        `nlp.update(sgd=...)` calls this straight after this component's own update, before any head has run:
-        then it waits for the last head's finish_update, which calls it again.
+        `nlp.update(sgd=...)` calls this before any of them has: then it is the last head that sets off the step.
         """
-        if self._has_gradient and not self._due:
+        self._complete()
+        self._step(sgd)
+
+    def _complete(self) -> None:
+        """Run a backward pass that still waits for a head, though others have reported."""
+        if len(self._due) < len(self._awaited):
+            self._due.clear()
+            self.head_updated("")
+
+    def _step(self, sgd: Optimizer) -> None:
+        if self._backprop is None and self.model.shims:
             self.model.finish_update(sgd)
-            self._has_gradient = False
 
     # spaCy's ListenedToComponent: how it tells this component which heads follow.
 
@@ -167,15 +212,18 @@ class TransformerTok2Vec(TrainablePipe):
         if isinstance(component, Head):
             self.add_listener(component.model, component.name)
             component.connect(self)
+        for listener in listeners_of(component):
+            self.add_listener(listener, component.name)
+            listener.shims[0].connect(self, component.name)
+            if self.model.shims:
+                listener.set_dim("nO", self.width)
 
     # Serialization: the folder is a weights folder without the tokenizer.
 
     def read_weights(self, folder: Path) -> None:
         from .encoder import make_encoder
 
-        net = load_model(folder)
-        net.requires_grad_(self.trainable)
-        self.model = make_encoder(net, self.words_per_batch, self.precision)
+        self.model = make_encoder(load_model(folder), self.words_per_batch, self.precision, self.rates)
 
     def to_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> None:
         save_model(self.transformer, path)

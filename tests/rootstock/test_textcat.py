@@ -7,7 +7,7 @@ from spacy.training import Example
 from spacy.util import fix_random_seed, minibatch
 from thinc.types import Ragged
 
-from rootstock.textcat import mean_of_sentences
+from rootstock.textcat import mean_of_rows
 
 from ..conftest import pipeline
 
@@ -66,7 +66,7 @@ def test_gradient_of_the_pooled_scores(exclusive):
     rng = np.random.default_rng(0)
     lengths = np.array([1, 3, 2], "i")
     logits = rng.normal(size=(6, 3)).astype("float64")
-    model = mean_of_sentences(exclusive)
+    model = mean_of_rows(exclusive)
     scores, backprop = model.begin_update(Ragged(logits.astype("f"), lengths))
     d_scores = rng.normal(size=scores.shape).astype("f")
     found = backprop(d_scores).dataXd

@@ -9,7 +9,9 @@ import torch
 from spacy.training import Example
 from thinc.api import SGD
 
+from rootstock.alignment import entries
 from rootstock.pieces import Pieces
+from rootstock.pooling import POOLING
 
 from ..conftest import pipeline
 
@@ -20,12 +22,13 @@ BATCHES = [
 RATE = 0.5
 
 
-def build(tiny, heads=("textcat",), **config) -> spacy.Language:
+def build(tiny, heads=("textcat",), head="class_vector", exclusive=True, **config) -> spacy.Language:
     nlp = pipeline(tiny, **config)
     for seed, name in enumerate(heads):
-        head = nlp.add_pipe("trf_textcat", name=name, config={"seed": seed})
-        head.add_label("GOOD")
-        head.add_label("BAD")
+        settings = {"seed": seed, "head": head, "exclusive_classes": exclusive}
+        head_ = nlp.add_pipe("trf_textcat", name=name, config=settings)
+        head_.add_label("GOOD")
+        head_.add_label("BAD")
     return nlp
 
 
@@ -48,7 +51,7 @@ class Reference:
     """The same model in plain PyTorch, one sentence at a time, stepped by the gradient that autograd finds."""
 
     def __init__(self, nlp, heads):
-        self.nlp, self.net = nlp, copy.deepcopy(net_of(nlp)).train()
+        self.nlp, self.names, self.net = nlp, heads, copy.deepcopy(net_of(nlp)).train()
         for module in self.net.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
@@ -56,19 +59,37 @@ class Reference:
         self.heads = [[torch.tensor(lin.get_param(p), requires_grad=True) for p in ("W", "b")] for lin in linears]
 
     def accumulate(self, batch):
-        for weight, bias in self.heads:
+        for (weight, bias), name in zip(self.heads, self.names, strict=True):
+            head = self.nlp.get_pipe(name)
             losses = []
             for text, label in batch:
-                doc = self.nlp.get_pipe("trf_wordpiecer")(self.nlp.make_doc(text))
-                p = torch.stack([self._sentence(doc, i) @ weight.T + bias for i in range(Pieces.of(doc).n_sentences)])
-                losses.append(-torch.log(p.softmax(-1).mean(0)[["GOOD", "BAD"].index(label)]))
+                logits = self._rows(text, head.rows.__name__) @ weight.T + bias
+                truth = torch.tensor([label == "GOOD", label == "BAD"]).float()
+                if head.exclusive_classes:
+                    losses.append(-(truth * torch.log(logits.softmax(-1).mean(0))).sum())
+                else:
+                    p = logits.sigmoid().mean(0)
+                    losses.append(torch.nn.functional.binary_cross_entropy(p, truth, reduction="sum"))
             torch.stack(losses).mean().backward()
 
-    def _sentence(self, doc, i):
+    def _rows(self, text, way):
+        """What a head classifies, straight from the definitions."""
+        doc = self.nlp.get_pipe("trf_wordpiecer")(self.nlp.make_doc(text))
         pieces = Pieces.of(doc)
-        end = pieces.sentence_pieces[: i + 1].sum()
-        ids = torch.from_numpy(pieces.ids[end - pieces.sentence_pieces[i] : end]).long()
-        return self.net(ids[None]).last_hidden_state[0, 0]
+        assert len(pieces.window_lengths) == pieces.n_sentences, "no windows here"
+        ids = np.split(pieces.ids, np.cumsum(pieces.sentence_pieces)[:-1])
+        outputs = [self.net(torch.from_numpy(i).long()[None]) for i in ids]
+        hidden = torch.cat([output.last_hidden_state[0] for output in outputs])
+        if way == "class_vectors":
+            return torch.stack([output.last_hidden_state[0, 0] for output in outputs])
+        if way == "pooler_output":
+            return torch.cat([output.pooler_output for output in outputs])
+        if way == "mean_of_tokens":
+            tokens, columns, weights = entries(pieces)
+            alignment = torch.zeros(len(doc), len(hidden))
+            alignment[tokens, columns] = torch.from_numpy(weights)
+            return (alignment @ hidden).mean(0, keepdim=True)
+        return hidden
 
     def step(self):
         with torch.no_grad():
@@ -107,6 +128,18 @@ def test_a_call_steps_by_its_own_gradient(tiny, heads, exclude):
         reference.step()
         reference.check(nlp, active)
     assert any(not torch.equal(before[name], value) for name, value in net_of(nlp).state_dict().items())
+
+
+@pytest.mark.parametrize("exclusive", [True, False], ids=["exclusive", "several labels"])
+@pytest.mark.parametrize("head", POOLING)
+def test_every_head(tiny, head, exclusive):
+    nlp = build(tiny, head=head, exclusive=exclusive)
+    reference, optimizer = Reference(nlp, ["textcat"]), sgd()
+    for batch in BATCHES:
+        nlp.update(examples(nlp, batch), sgd=optimizer)
+        reference.accumulate(batch)
+        reference.step()
+        reference.check(nlp, ["textcat"])
 
 
 @pytest.mark.parametrize("heads", [("a",), ("a", "b")])
