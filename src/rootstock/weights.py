@@ -13,7 +13,7 @@ from spacy.language import Language
 from thinc.api import Config
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
@@ -24,6 +24,13 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     return AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
+def load_config(folder: str | Path) -> PreTrainedConfig:
+    """The architecture that `config.json` describes."""
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(folder, local_files_only=True)
+
+
 def load_model(folder: str | Path) -> PreTrainedModel:
     """The bare encoder in float32. Raises ValueError where the folder is missing or holds no safetensors."""
     import torch
@@ -31,7 +38,9 @@ def load_model(folder: str | Path) -> PreTrainedModel:
 
     _check(folder, "config.json", "model.safetensors")
     with _no_progress_bars():
-        return AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=torch.float32)
+        net = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=torch.float32)
+    net.config.use_cache = False  # keys and values are for generating text
+    return net
 
 
 def save_model(net: PreTrainedModel, folder: str | Path) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
-import srsly
 from spacy.attrs import IDX, LENGTH
 from spacy.language import Language
 from spacy.pipeline import Pipe, Sentencizer
@@ -17,8 +16,9 @@ from spacy.util import minibatch
 
 from . import attributes
 from .alignment import align
+from .families import Family, family_of, max_pieces
 from .pieces import KEY, Pieces
-from .weights import folder_from_bytes, folder_to_bytes, forget_folders, load_tokenizer
+from .weights import folder_from_bytes, folder_to_bytes, forget_folders, load_config, load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -98,13 +98,25 @@ class WordPiecer(Pipe):
         encoded = self.tokenizer(
             texts,
             add_special_tokens=False,
-            return_offsets_mapping=True,
+            return_offsets_mapping=self.tokenizer.is_fast,
             return_attention_mask=False,
             return_token_type_ids=False,
             verbose=False,
         )
-        for ids, spans in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
-            yield self._window(np.asarray(ids, "int32"), np.asarray(spans, "int32").reshape(-1, 2))
+        spans = encoded["offset_mapping"] if self.tokenizer.is_fast else map(self._find, texts, encoded["input_ids"])
+        for ids, places in zip(encoded["input_ids"], spans, strict=True):
+            yield self._window(np.asarray(ids, "int32"), np.asarray(places, "int32").reshape(-1, 2))
+
+    def _find(self, text: str, ids: list[int]) -> list[tuple[int, int]]:
+        """Where in the text the pieces stand, by their letters, for a tokenizer that does not say."""
+        from spacy_alignments import get_alignments
+
+        assert self.tokenizer is not None
+        strings = [
+            self.tokenizer.convert_tokens_to_string([p]).strip() for p in self.tokenizer.convert_ids_to_tokens(ids)
+        ]
+        characters = get_alignments(list(text), strings)[1]
+        return [(min(found), max(found) + 1) if found else (0, 0) for found in characters]
 
     def _window(self, ids: np.ndarray, spans: np.ndarray) -> Cut:
         """Put boundary pieces around a sentence, or around each window of one that is longer than the model takes."""
@@ -140,19 +152,15 @@ class WordPiecer(Pipe):
 
     def read_weights(self, folder: Path) -> None:
         self.tokenizer = load_tokenizer(folder)
-        if not self.tokenizer.is_fast:
-            raise ValueError(
-                f"the tokenizer in {folder} gives no character offsets: a fast one (tokenizer.json) is needed"
-            )
-        self.config = srsly.read_json(folder / "config.json")
-        self.edges = _edges(self.tokenizer)
-        self.max_pieces = min(self.tokenizer.model_max_length, self.config.get("max_position_embeddings") or 10**9)
+        self.config = load_config(folder)
+        self.edges = _edges(self.tokenizer, family_of(self.config))
+        self.max_pieces = max_pieces(self.config, self.tokenizer)
 
     def to_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> None:
         if self.tokenizer is None:
             raise ValueError(f"component '{self.name}' has no tokenizer to save")
         self.tokenizer.save_pretrained(str(path))
-        srsly.write_json(Path(path) / "config.json", self.config)
+        self.config.save_pretrained(str(path))
 
     def from_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> WordPiecer:
         self.read_weights(Path(path))
@@ -174,13 +182,15 @@ class Edges(NamedTuple):
     class_position: int  # of the piece that speaks for the sentence, counted from the end where negative
 
 
-def _edges(tokenizer: PreTrainedTokenizerBase) -> Edges:
+def _edges(tokenizer: PreTrainedTokenizerBase, family: Family) -> Edges:
     inner = tokenizer("a", add_special_tokens=False)["input_ids"]
     whole = tokenizer("a")["input_ids"]
     start = next(i for i in range(len(whole)) if whole[i : i + len(inner)] == inner)
     before, after = whole[:start], whole[start + len(inner) :]
     position = -1  # without a class piece the last one has seen them all
-    if tokenizer.cls_token_id in before:
+    if family.class_position is not None:
+        position = family.class_position
+    elif tokenizer.cls_token_id in before:
         position = before.index(tokenizer.cls_token_id)
     elif tokenizer.cls_token_id in after:
         position = after.index(tokenizer.cls_token_id) - len(after)
