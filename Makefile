@@ -20,8 +20,11 @@ check: $(READY) ## lint, format and types
 	@mypy
 
 ui: $(READY) ## compare runs in the browser
-	@python -m workflow.ledger
-	@mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"
+	@python -m workflow.ledger || true # while a stage runs there is nothing complete to record
+	@case "$$MLFLOW_TRACKING_URI" in \
+	  http*) echo "MLflow runs at $$MLFLOW_TRACKING_URI" ;; \
+	  *) mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" ;; \
+	esac
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] < (3, 15) else "error: Python 3.11 to 3.14 is wanted, this is " + sys.version.split()[0] + "; name another: make PYTHON=python3.11")'

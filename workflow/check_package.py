@@ -2,6 +2,7 @@
 
 import json
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import spacy
@@ -11,7 +12,11 @@ import rootstock
 
 question = json.loads(Path(sys.argv[1]).read_text())
 torch.set_num_threads(question["threads"])
+spacy.prefer_gpu()
 nlp = spacy.load(question["name"])
 docs = nlp.pipe(question["texts"], batch_size=question["batch_size"])
-answer = {"library": str(Path(rootstock.__file__).resolve()), "scores": [doc.cats for doc in docs]}
-Path(sys.argv[2]).write_text(json.dumps(answer))
+# The first distribution of that name on the path is the one whose entry points count.
+library = metadata.distribution("spacy-rootstock")
+assert {f for f in nlp.pipe_factories.values() if f.startswith("trf_")} <= {e.name for e in library.entry_points}
+seen = [str(Path(rootstock.__file__).resolve()), str(Path(str(library.locate_file(""))).resolve())]
+Path(sys.argv[2]).write_text(json.dumps({"seen": seen, "scores": [doc.cats for doc in docs]}))

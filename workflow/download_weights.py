@@ -101,7 +101,7 @@ def from_hub(name: str, tmp: Path) -> Found:
             f"weights.source hf:{name} cannot be had ({reason}). Check the name and the network; "
             "without a network, copy the files into a folder and set weights.source to path:FOLDER"
         ) from None
-    return Found(folder, revision, _licence(folder), 0)
+    return Found(folder, folder.name, _licence(folder), 0)  # a snapshot is named by its commit
 
 
 def from_path(name: str, tmp: Path) -> Found:

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-MEASURED = ("intel_rapl", "intel_power_gadget", "windows_emi", "apple_powermetrics")
+from .errors import Problem
+
+MEASURED = {"intel_rapl": "RAPL", "intel_power_gadget": "Intel Power Gadget", "windows_emi": "Windows EMI"}
 
 
 @dataclass
@@ -23,13 +25,18 @@ class Energy:
 
 @contextmanager
 def metered(country: str, pue: float) -> Iterator[Energy]:
-    """Meter this process, its CPU, memory and GPUs.
+    """Meter this process: CPU, memory and GPUs. Raises Problem for a country that CodeCarbon does not know.
 
-    Where there is no meter, CodeCarbon estimates from the CPU's load and thermal design power (TDP) and a constant
-    for the memory; then `low` is half of the CPU's part and no memory, `high` the whole TDP all the time, and memory.
+    RAPL reads the whole processor, with what else runs on it; low and high are then 10 % around it. Where there is no
+    meter, CodeCarbon estimates from the CPU's load and thermal design power (TDP) and a constant for the memory; then
+    `low` is half of the CPU's part and no memory, `high` the whole TDP all the time, and memory.
     """
     os.environ["CODECARBON_LOG_LEVEL"] = "critical"  # its logger speaks before the tracker's own setting holds
     from codecarbon import OfflineEmissionsTracker
+    from codecarbon.input import DataSource
+
+    if country not in DataSource().get_global_energy_mix_data():
+        raise Problem(f"params.yaml: carbon.country is {country!r}: a country's ISO code of three letters is wanted")
 
     tracker = OfflineEmissionsTracker(
         country_iso_code=country,
@@ -47,14 +54,15 @@ def metered(country: str, pue: float) -> Iterator[Energy]:
     finally:
         tracker.stop()
         data = tracker.final_emissions_data
-        cpu = next(h for h in tracker._hardware if type(h).__name__ == "CPU")
+        cpu = next((h for h in tracker._hardware if type(h).__name__ == "CPU"), None)
+        mode = getattr(cpu, "_mode", None)
         gpu = "NVML" if data.gpu_count else None
         energy.kwh = data.energy_consumed
-        if cpu._mode in MEASURED:
+        if mode in MEASURED:
             energy.low, energy.high = 0.9 * energy.kwh, 1.1 * energy.kwh
-            cpu_method = "RAPL" if cpu._mode == "intel_rapl" else cpu._mode
+            cpu_method = MEASURED[mode]
         else:
-            full = cpu._tdp * data.duration / 3.6e6 * pue
+            full = getattr(cpu, "_tdp", 0) * data.duration / 3.6e6 * pue
             energy.low = data.cpu_energy / 2 + data.gpu_energy
             energy.high = max(full, data.cpu_energy) + data.ram_energy + data.gpu_energy
             cpu_method = "estimated from load and TDP"

@@ -98,10 +98,10 @@ def _plot(out: Path, confusion: list[dict[str, str]], table: list[dict], labels:
     counts = np.zeros((len(names), len(names)), int)
     for record in confusion:
         counts[names.index(record["actual"]), names.index(record["predicted"])] += 1
-    size = max(3.6, 0.9 * len(names) + 1.5)
+    size = min(12, max(3.6, 0.9 * len(names) + 1.5))
     figure, axes = plt.subplots(figsize=(size, size), layout="constrained")
     axes.imshow(counts, cmap="Blues")
-    for (i, j), count in np.ndenumerate(counts):
+    for (i, j), count in np.ndenumerate(counts) if len(names) <= 30 else []:  # more could not be read
         axes.text(j, i, count, ha="center", va="center", color="white" if count > counts.max() / 2 else "black")
     axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
     axes.set_yticks(range(len(names)), names)

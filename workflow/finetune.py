@@ -39,13 +39,16 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> di
     train_curve: list[dict[str, float]] = []
     dev_curve: list[dict[str, float]] = []
 
-    with tracking.live(params) as run_, tqdm(total=steps, desc="finetune", unit=" steps", disable=None) as bar:
+    with (
+        tracking.live(params.model_dump()) as run_,
+        tqdm(total=steps, desc="finetune", unit=" steps", disable=None) as bar,
+    ):
         step, since, loss = 0, 0, 0.0
         for epoch in range(1, settings.epochs + 1):
             for docs in batches(wordpieces / "train", nlp, settings, rng):
                 losses: dict[str, float] = {}
-                nlp.update([Example(doc, doc) for doc in docs], drop=settings.dropout, sgd=optimizer, losses=losses)
                 optimizer.step_schedules()
+                nlp.update([Example(doc, doc) for doc in docs], drop=settings.dropout, sgd=optimizer, losses=losses)
                 step, since, loss = step + 1, since + 1, loss + losses["trf_textcat"]
                 bar.update()
                 if step % log_every == 0 or step == steps:
@@ -86,8 +89,12 @@ def build(params: Params, weights: Path, labels: list[str]) -> Language:
 
 
 def make_optimizer(settings: Finetune, steps: int) -> Optimizer:
+    """Adam with weight decay, its rate rising to the highest and falling to zero: never zero at a step that is taken.
+
+    Call `step_schedules` before each step.
+    """
     return Adam(
-        warmup_linear(settings.learning_rate, max(1, round(settings.warmup * steps)), steps + 1),
+        warmup_linear(settings.learning_rate, round(settings.warmup * steps), steps + 1),
         L2=settings.weight_decay,
         L2_is_weight_decay=True,
         grad_clip=settings.grad_clip,
@@ -99,9 +106,13 @@ def batches(folder: Path, nlp: Language, settings: Finetune, rng: random.Random)
     """One epoch: shards in random order, and the documents of a buffer of them shuffled together."""
     paths = shards.files(folder)
     rng.shuffle(paths)
-    for buffer in minibatch(shards.read(paths, nlp.vocab), settings.shuffle_buffer):
-        rng.shuffle(buffer)
-        yield from minibatch(buffer, settings.batch_size)
+
+    def shuffled() -> Iterator[Doc]:
+        for buffer in minibatch(shards.read(paths, nlp.vocab), settings.shuffle_buffer):
+            rng.shuffle(buffer)
+            yield from buffer
+
+    yield from minibatch(shuffled(), settings.batch_size)
 
 
 def dev_scores(nlp: Language, folder: Path, labels: list[str], exclusive: bool) -> dict[str, float]:

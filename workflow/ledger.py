@@ -1,4 +1,4 @@
-"""Bring MLflow up to date with the results that are here. Outside the DAG; running it again changes nothing."""
+"""Sum up what is here, and bring MLflow up to date with it. Outside the DAG; running it again changes nothing."""
 
 from __future__ import annotations
 
@@ -7,23 +7,27 @@ import json
 import sys
 from pathlib import Path
 
-from . import params, summary, tracking
+from . import summary, tracking
 from .errors import Problem
-from .stage import RECEIPTS
+
+MODEL, EVALUATION = Path("data/model"), Path("data/evaluation")
 
 
 def main() -> None:
-    settings = params.load()
     receipts = summary.receipts()
-    missing = [stage for stage in ("finetune", "evaluate") if stage not in receipts]
+    missing = [stage for stage in summary.stages() if stage not in receipts]
     if missing:
-        raise Problem(f"no receipt of {' and '.join(missing)} in {RECEIPTS}: run `dvc repro` first")
-    evaluation, model = Path("data/evaluation"), Path("data/model")
-    metrics = json.loads((evaluation / "metrics.json").read_text("utf-8"))
-    made = [receipts[stage]["outs"] for stage in ("finetune", "evaluate")]
-    result = hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()
-    run_id, new = tracking.record(settings, result, metrics, receipts, model, evaluation)
-    print(f"MLflow: {'recorded run' if new else 'nothing new, this result is run'} {run_id} (`make ui` shows it)")
+        raise Problem(f"no receipt of {', '.join(missing)}: run `dvc repro` to its end first")
+    finetune, evaluate = receipts["finetune"], receipts["evaluate"]
+    if evaluate["deps"][str(MODEL)] != finetune["outs"][str(MODEL)]:
+        raise Problem("data/evaluation is of another model than data/model: run `dvc repro` to its end first")
+    metrics = json.loads((EVALUATION / "metrics.json").read_text("utf-8"))
+    print(summary.text(receipts, metrics))
+    # Each section as it was when the stage that depends on it ran.
+    params = {**finetune["params"], "evaluate": evaluate["params"]["evaluate"]}
+    result = hashlib.sha256(json.dumps([finetune["outs"], evaluate["outs"]], sort_keys=True).encode()).hexdigest()
+    run_id, new = tracking.record(params, result, metrics, receipts, MODEL, EVALUATION)
+    print(f"\nMLflow: {'recorded run' if new else 'nothing new, this result is run'} {run_id}")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ from typing import Any
 import spacy
 from spacy.cli.package import package
 
-from . import summary
 from .errors import Problem
 from .params import Params
 from .predictions import BATCH
@@ -84,12 +83,16 @@ def check(name: str, wheels: Path, predictions: Path, threads: int, tmp: Path) -
     script = Path(__file__).with_name("check_package.py").resolve()
     _call([python, "-I", script, tmp / "question.json", tmp / "answer.json"], cwd=tmp)
     answer = json.loads((tmp / "answer.json").read_text())
-    if not Path(answer["library"]).is_relative_to(environment.resolve()):
-        raise Problem(f"the check of {name} saw rootstock in {answer['library']}, outside of its own environment")
+    outside = [path for path in answer["seen"] if not Path(path).is_relative_to(environment.resolve())]
+    if outside:
+        raise Problem(f"the check of {name} saw {outside[0]}, outside of its own environment")
     differing = [r for r, s in zip(rows, answer["scores"], strict=True) if not _close(r["scores"], s)]
     if differing:
         raise Problem(f"the installed {name} predicts otherwise than evaluate, first for {differing[0]['row']}")
-    print(f"installed in a clean environment: {len(rows)} predictions equal evaluate's")
+    print(f"installed in a clean environment, dependencies borrowed: {len(rows)} predictions equal evaluate's")
+    print(
+        "`python -m workflow.ledger` sums the run up and records it in MLflow (`make repro` has done so when it ends)"
+    )
 
 
 def _close(one: dict[str, float], other: dict[str, float]) -> bool:
@@ -141,4 +144,3 @@ print(nlp("Not bad at all.").cats)
 
 if __name__ == "__main__":
     main("package", run)
-    print(summary.text())

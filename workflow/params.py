@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -112,7 +113,10 @@ def _explain(path: Path, error: Any) -> str:
         return f"{path}: unknown key {key} (there are: {', '.join(section.model_fields)})"
     if error["type"] == "missing":
         return f"{path}: the key {key} is missing"
-    return f"{path}: {key} is {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
+    hint = ""
+    if error["type"] == "float_type" and re.fullmatch(r"\d+e[+-]?\d+", str(error["input"])):
+        hint = f" (YAML takes {error['input']} for text; write {error['input'].replace('e', '.0e')})"
+    return f"{path}: {key} is {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}{hint}"
 
 
 if __name__ == "__main__":

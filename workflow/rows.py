@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from .errors import Problem
 
@@ -27,7 +27,6 @@ class Row:
 class Tally:
     """What became of the rows of one file."""
 
-    rows: int = 0
     skipped: list[str] = field(default_factory=list)  # file:line: reason
     rejected: int = 0  # Prodigy's answers "reject" (exclusive classes: they do not say which label holds) and "ignore"
 
@@ -70,7 +69,6 @@ def read(path: Path, *, exclusive: bool, on_bad_row: str, tally: Tally, known: s
                     raise Problem(f"{where}: {reason}. Mend the row, or set data.on_bad_row: skip") from None
                 tally.skipped.append(f"{where}: {reason}")
             else:
-                tally.rows += 1
                 yield row
 
 
@@ -88,24 +86,28 @@ def _json_object(line: str) -> dict[str, Any]:
         record = json.loads(line)
     except json.JSONDecodeError as error:
         raise BadRow(f"not JSON ({error.msg} at column {error.colno})") from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, a thousand brackets
+        raise BadRow(f"not JSON that can be read ({error})") from None
     if not isinstance(record, dict):
         raise BadRow(f"a JSON object is wanted, this is {type(record).__name__}")
     return record
 
 
-def _delimited(delimiter: str) -> Callable[[Any], Parsed]:
+def _delimited(delimiter: str, quoting: Literal[0, 3]) -> Callable[[Any], Parsed]:
     def parse(file: Any) -> Parsed:
-        reader = csv.DictReader(file, delimiter=delimiter, strict=True)
+        reader = csv.reader(file, delimiter=delimiter, quoting=quoting, strict=True)
+        header = next(reader, [])
         while True:
-            line = max(reader.line_num + 1, 2)
+            line = reader.line_num + 1
             try:
-                record = next(reader)
+                cells = next(reader)
             except StopIteration:
                 return
             except csv.Error as error:
                 yield line, partial(_raise, BadRow(f"malformed ({error})"))
             else:
-                yield line, partial(_cells, record)
+                if cells:
+                    yield line, partial(_record, header, cells)
 
     return parse
 
@@ -114,20 +116,20 @@ def _raise(error: Exception) -> Any:
     raise error
 
 
-def _cells(record: dict[Any, Any]) -> dict[str, Any]:
-    if None in record:
+def _record(header: list[str], cells: list[str]) -> dict[str, Any]:
+    if len(cells) > len(header):
         raise BadRow("more cells than columns in the header")
-    cells = {name: value for name, value in record.items() if value not in (None, "")}
+    record: dict[str, Any] = {name: cell for name, cell in zip(header, cells, strict=False) if cell}
     for name in ("labels", "accept"):
-        if name in record:
-            cells[name] = [part.strip() for part in (record[name] or "").split("|") if part.strip()]
-    return cells
+        if name in header:
+            record[name] = [part.strip() for part in record.get(name, "").split("|") if part.strip()]
+    return record
 
 
 READERS: dict[str, Callable[[Any], Parsed]] = {
     ".jsonl": _json_lines,
-    ".csv": _delimited(","),
-    ".tsv": _delimited("\t"),
+    ".csv": _delimited(",", csv.QUOTE_MINIMAL),
+    ".tsv": _delimited("\t", csv.QUOTE_NONE),  # a line a row: there a quote is a character like any other
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -21,12 +22,12 @@ from .stage import main, write_json
 
 def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> None:
     folder, out = Path(params.data.folder), outputs["sentences"]
-    nlp = spacy.blank(params.language)
-    nlp.add_pipe("sentencizer")
+    nlp = _tokenizer(params.language)
     paths = _find(folder)
     labels = _labels(paths["train"], params)
     report: dict[str, Any] = {"labels": labels, "splits": {}}
     for split in shards.SPLITS:
+        held_out = split == "dev" and "dev" not in paths
         tally, per_label = Tally(), Counter(dict.fromkeys(labels, 0))
         counts: Counter[str] = Counter()
         stream = _split_rows(split, paths, params, set(labels), tally)
@@ -34,8 +35,10 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
         shards.write(tqdm(docs, split, unit=" docs", disable=None), out / split, params.sentencize.shard_docs)
         path = paths.get(split, paths["train"])
         if not counts["documents"]:
-            hint = "" if split in paths else "; raise data.dev_fraction, or add a dev file"
+            hint = "; raise data.dev_fraction, or add a dev file" if held_out else ""
             raise Problem(f"{path}: no usable row for the split {split}{hint}")
+        if held_out:
+            tally = Tally()  # its file is train's, and reported there
         report["splits"][split] = {
             "file": str(path),
             **counts,
@@ -49,6 +52,16 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
                 f"{split}: {len(tally.skipped)} bad rows skipped (data.on_bad_row: skip), the first: {tally.skipped[0]}"
             )
     write_json(out / "report.json", report)
+
+
+def _tokenizer(language: str) -> spacy.Language:
+    try:
+        nlp = spacy.blank(language)
+    except ImportError as error:
+        raise Problem(f"params.yaml: language is {language!r}: {' '.join(str(error).split())}") from None
+    nlp.max_length = sys.maxsize  # the limit is for parsers; rules need little memory
+    nlp.add_pipe("sentencizer")
+    return nlp
 
 
 def _find(folder: Path) -> dict[str, Path]:

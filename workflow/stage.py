@@ -31,11 +31,12 @@ def main(name: str, run: Run) -> None:
 
     run(params, inputs, outputs): paths by the last part of their name; may return facts for the receipt.
     """
-    if os.environ.get("PYTHONHASHSEED") != "0":
-        # spaCy writes sets of strings: only a fixed order of them gives the same bytes again.
-        os.execve(sys.executable, [sys.executable, "-m", f"workflow.{name}"], {**os.environ, "PYTHONHASHSEED": "0"})
     try:
         settings = params.load()
+        # spaCy writes sets of strings, and sums depend on threads: both must be fixed before Python and NumPy start.
+        fixed = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": str(settings.threads)}
+        if not fixed.items() <= os.environ.items():
+            os.execve(sys.executable, [sys.executable, "-m", f"workflow.{name}"], {**os.environ, **fixed})
         inputs, outputs = _paths(name)
         _execute(name, run, settings, inputs, outputs)
     except Problem as problem:
@@ -54,7 +55,6 @@ def _paths(name: str) -> tuple[dict[str, Path], dict[str, Path]]:
 
 
 def _execute(name: str, run: Run, settings: params.Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> None:
-    os.environ["OMP_NUM_THREADS"] = str(settings.threads)
     random.seed(settings.seed)
     for path in outputs.values():
         path.mkdir(parents=True, exist_ok=True)
@@ -62,9 +62,9 @@ def _execute(name: str, run: Run, settings: params.Params, inputs: dict[str, Pat
     with energy.metered(settings.carbon.country, settings.carbon.pue) as used:
         try:
             facts = run(settings, inputs, outputs) or {}
-        except Problem:
+        except BaseException:
             for path in outputs.values():
-                shutil.rmtree(path)  # half an output is none
+                shutil.rmtree(path, ignore_errors=True)  # half an output is none
             raise
     receipt = {
         "stage": name,
@@ -79,6 +79,8 @@ def _execute(name: str, run: Run, settings: params.Params, inputs: dict[str, Pat
         "grid_g_per_kwh": used.grid_g_per_kwh,
         "pue": settings.carbon.pue,
         **facts,
+        "params": settings.model_dump(),
+        "deps": {str(path): digest(path) for path in inputs.values()},
         "outs": {str(path): digest(path) for path in outputs.values()},
     }
     RECEIPTS.mkdir(parents=True, exist_ok=True)
@@ -99,10 +101,11 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def set_torch(settings: params.Params) -> None:
-    """Threads and seeds of PyTorch, NumPy and spaCy, for the stages that compute with them."""
+    """A GPU where there is one; threads and seeds of PyTorch, NumPy and spaCy: for stages that compute with them."""
     import spacy
     import torch
 
+    spacy.prefer_gpu()
     torch.set_num_threads(settings.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
     spacy.util.fix_random_seed(settings.seed)

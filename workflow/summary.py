@@ -1,4 +1,4 @@
-"""What a run gave and what it cost: printed when the DAG has run."""
+"""What a run gave and what it cost."""
 
 from __future__ import annotations
 
@@ -6,35 +6,39 @@ import json
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from .stage import RECEIPTS
 
-STAGES = ("download_weights", "sentencize", "wordpiece", "finetune", "evaluate", "package")
+
+def stages() -> list[str]:
+    """The stages of the DAG, as dvc.yaml orders them."""
+    return list(yaml.safe_load(Path("dvc.yaml").read_text("utf-8"))["stages"])
 
 
 def receipts() -> dict[str, dict[str, Any]]:
     """The receipts that are here, in the order of the DAG."""
-    paths = {stage: RECEIPTS / f"{stage}.json" for stage in STAGES}
+    paths = {stage: RECEIPTS / f"{stage}.json" for stage in stages()}
     return {stage: json.loads(path.read_text("utf-8")) for stage, path in paths.items() if path.is_file()}
 
 
-def text() -> str:
-    rows = list(receipts().values())
-    metrics = json.loads(Path("data/evaluation/metrics.json").read_text("utf-8"))
+def text(receipts: dict[str, dict[str, Any]], metrics: dict[str, Any]) -> str:
+    """Time and energy per stage, scores, where the wheels are, what to type next."""
+    rows = list(receipts.values())
     total = {key: sum(row[key] for row in rows) for key in ("seconds", "kwh", "kwh_low", "kwh_high")}
     lines = ["", f"{'stage':18} {'seconds':>8} {'Wh':>8}   {'from':>6} to {'':<6} how"]
     for row in rows:
         lines.append(_line(row["stage"], row) + f" {row['method']}")
-    lines.append(_line("all", total))
+    lines.append(_line("all", total).rstrip())
     lines.append("")
     for split, m in metrics.items():
         accuracy = f"accuracy {m['accuracy']:.3f} ({m['accuracy_low']:.3f} to {m['accuracy_high']:.3f})"
         lines.append(f"{split:5} {accuracy}, macro F1 {m['macro_f1']:.3f}, {m['documents']} documents")
     wheels = sorted(Path("data/package").glob("*.whl"))
-    pipeline = next(w for w in wheels if not w.name.startswith("spacy_rootstock"))
-    name = pipeline.name.split("-")[0]
+    name = next(w for w in wheels if not w.name.startswith("spacy_rootstock")).name.split("-")[0]
     lines += [
         "",
-        "wheels  " + " ".join(map(str, wheels)),
+        "wheels  " + "\n        ".join(map(str, wheels)),
         "try     pip install data/package/*.whl",
         f'        python -c \'import spacy; print(spacy.load("{name}")("Not bad at all.").cats)\'',
         "next    make ui              compare runs in MLflow",

@@ -7,13 +7,14 @@ for each distinct result, found by the tag RESULT.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .params import Params
+from .errors import Problem
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 RESULT = "rootstock.result"
@@ -37,6 +38,9 @@ def _experiment(client: Any, name: str) -> str:
     return found.experiment_id if found else client.create_experiment(name, tags=KIND)
 
 
+Params = dict[str, Any]  # params.yaml as a receipt keeps it
+
+
 class Live:
     """The run of a fine-tuning. A server that cannot be reached does not stop the training: the ledger logs later."""
 
@@ -47,7 +51,7 @@ class Live:
 
     def _start(self, params: Params) -> None:
         client = _client()
-        experiment = _experiment(client, params.tracking.experiment)
+        experiment = _experiment(client, params["tracking"]["experiment"])
         run = client.create_run(experiment, run_name=run_name(params))
         self._client, self.run_id = client, run.info.run_id
         _log_params(client, run.info.run_id, params)
@@ -59,7 +63,7 @@ class Live:
             action()
         except MlflowException as error:
             print(f"MLflow: not logging while training ({str(error).splitlines()[0]})", file=sys.stderr)
-            self._client = None
+            self._client = self.run_id = None  # what it holds is not whole: the ledger makes another
 
     def log(self, point: dict[str, float]) -> None:
         if self._client is not None:
@@ -83,14 +87,15 @@ def live(params: Params) -> Iterator[Live]:
 
 def run_name(params: Params) -> str:
     """What tells runs apart at a glance."""
-    data, f = Path(params.data.folder).name, params.finetune
-    return f"{data} {'🔥' if f.trainable else '❄️'} {f.epochs}x lr {f.learning_rate:g} seed {params.seed}"
+    data, f = Path(params["data"]["folder"]).name, params["finetune"]
+    mark = "🔥" if f["trainable"] else "❄️"
+    return f"{data} {mark} {f['epochs']}x lr {f['learning_rate']:g} seed {params['seed']}"
 
 
 def _log_params(client: Any, run_id: str, params: Params) -> None:
     from mlflow.entities import Param
 
-    flat = _flat(params.model_dump(exclude={"tracking"}))
+    flat = _flat({key: value for key, value in params.items() if key != "tracking"})
     client.log_batch(run_id, params=[Param(key, str(value)) for key, value in flat.items()])
 
 
@@ -117,45 +122,72 @@ def _log_points(client: Any, run_id: str | None, points: list[dict[str, float]])
 def record(
     params: Params, result: str, metrics: dict[str, Any], receipts: dict[str, dict], model: Path, evaluation: Path
 ) -> tuple[str, bool]:
-    """Bring MLflow up to date with one result. RETURNS: its run id, and whether anything was logged."""
-    client = _client()
-    experiment = _experiment(client, params.tracking.experiment)
-    known = client.search_runs([experiment], f"tags.`{RESULT}` = '{result}'")
-    live_run = _unclaimed(client, receipts["finetune"].get("mlflow_run"))
-    if known:
-        if live_run:  # trained once more, with the same outcome
-            client.delete_run(live_run)
-        return known[0].info.run_id, False
+    """Bring MLflow up to date with one result. RETURNS: its run id, and whether anything was logged.
 
-    import mlflow
+    Raises Problem where MLflow cannot be reached or refuses.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client = _client()
+        experiment = _experiment(client, params["tracking"]["experiment"])
+        known = client.search_runs([experiment], f"tags.`{RESULT}` = '{result}'")
+        live_run = _unclaimed(client, receipts["finetune"].get("mlflow_run"))
+        if known:
+            if live_run:  # trained once more, with the same outcome
+                client.delete_run(live_run)
+            return known[0].info.run_id, False
+        run_id = live_run or _from_files(client, experiment, params, model)
+        _complete(client, run_id, metrics, receipts, model, evaluation)
+        training = "in this clone" if live_run else "reused"
+        for name, value in {"training": training, "energy.method": receipts["finetune"]["method"]}.items():
+            client.set_tag(run_id, name, value)
+        client.set_tag(run_id, RESULT, result)  # last: a run that lacks it is not whole
+        client.set_terminated(run_id)
+    except MlflowException as error:
+        raise Problem(f"MLflow at {os.environ['MLFLOW_TRACKING_URI']}: {str(error).splitlines()[0]}") from None
+    return run_id, True
+
+
+def _from_files(client: Any, experiment: str, params: Params, model: Path) -> str:
+    """A run for a training that was logged nowhere here: restored from a cache, or out of the server's reach."""
     import srsly
 
-    run_id = live_run or client.create_run(experiment, run_name=run_name(params)).info.run_id
-    if not live_run:
-        _log_params(client, run_id, params)
-        for name in ("train_curve.json", "dev_curve.json"):
-            _log_points(client, run_id, srsly.read_json(model / name))
-    figures = _flat({split: {k: v for k, v in values.items() if k != "f1"} for split, values in metrics.items()})
-    figures |= {f"{split}.f1.{label}": v for split in metrics for label, v in metrics[split]["f1"].items()}
-    figures["energy.kwh"] = sum(r["kwh"] for r in receipts.values())
-    figures["energy.co2_g"] = sum(r["kwh"] * r["grid_g_per_kwh"] for r in receipts.values())
-    figures["seconds"] = sum(r["seconds"] for r in receipts.values())
+    name = run_name(params)
+    for run in client.search_runs([experiment], f"attributes.run_name = '{name}'"):
+        if run.data.tags.get("training") == "unfinished record":
+            client.delete_run(run.info.run_id)  # of an earlier attempt that failed half way
+    run_id = client.create_run(experiment, run_name=name, tags={"training": "unfinished record"}).info.run_id
+    _log_params(client, run_id, params)
+    for curve in ("train_curve.json", "dev_curve.json"):
+        _log_points(client, run_id, srsly.read_json(model / curve))
+    return run_id
+
+
+def _complete(
+    client: Any, run_id: str, metrics: dict[str, Any], receipts: dict[str, dict], model: Path, evaluation: Path
+) -> None:
+    """Final scores, cost, plots and the model."""
+    import mlflow
+    import spacy
+
+    figures: dict[str, float] = {}
+    for split, scores in metrics.items():
+        figures |= {f"{split}/{name}": value for name, value in scores.items() if name != "f1"}
+        figures |= {f"{split}/f1 {_metric_name(label)}": value for label, value in scores["f1"].items()}
+    figures["energy/kwh"] = sum(r["kwh"] for r in receipts.values())
+    figures["energy/co2_g"] = sum(r["kwh"] * r["grid_g_per_kwh"] for r in receipts.values())
+    figures["energy/seconds"] = sum(r["seconds"] for r in receipts.values())
     for name, value in figures.items():
-        client.log_metric(run_id, name.replace(".", "/", 1), value)
+        client.log_metric(run_id, name, value)
     client.log_artifacts(run_id, str(evaluation), "evaluation")
     with mlflow.start_run(run_id=run_id):
-        import spacy
+        mlflow.spacy.log_model(spacy.load(model / "pipeline"), name="model", pip_requirements=["spacy-rootstock"])
 
-        requirements = ["spacy-rootstock"]
-        mlflow.spacy.log_model(spacy.load(model / "pipeline"), name="model", pip_requirements=requirements)
-    tags = {
-        "training": "in this clone" if live_run else "reused",
-        "energy.method": receipts["finetune"]["method"],
-        RESULT: result,  # last: a run that lacks it is not complete
-    }
-    for name, value in tags.items():
-        client.set_tag(run_id, name, value)
-    return run_id, True
+
+def _metric_name(label: str) -> str:
+    """A label with the characters that MLflow allows."""
+    return re.sub(r"[^\w .-]|\.\.", "_", label)
 
 
 def _unclaimed(client: Any, run_id: str | None) -> str | None:

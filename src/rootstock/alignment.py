@@ -5,7 +5,6 @@
 pieces; pieces of white space) gives each of the n tokens of its sentence 1/n.
 """
 
-from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -57,11 +56,10 @@ def entries(pieces: Pieces) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return tokens, columns, np.concatenate([weights, shares]).astype(np.float32)
 
 
-def pieces_of_tokens(pieces: Pieces) -> Iterator[list[int]]:
-    """For each token of the document the list of its pieces; empty where the tokenizer dropped its characters."""
-    bounds = np.searchsorted(pieces.aligned_tokens, np.arange(pieces.n_tokens + 1))
-    for start, end in pairwise(bounds):
-        yield pieces.aligned_pieces[start:end].tolist()
+def pieces_of_tokens(pieces: Pieces, start: int, end: int) -> list[list[int]]:
+    """For each of the tokens from start to end the list of its pieces; empty where its characters were dropped."""
+    bounds = np.searchsorted(pieces.aligned_tokens, np.arange(start, end + 1))
+    return [pieces.aligned_pieces[a:b].tolist() for a, b in pairwise(bounds)]
 
 
 def add_tensor_gradient(doc: Doc, d_tensor: Any) -> None:

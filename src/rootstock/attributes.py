@@ -18,7 +18,7 @@ def register() -> None:
         return
     Doc.set_extension("trf_word_pieces", getter=lambda doc: Pieces.of(doc).ids)
     Doc.set_extension("trf_word_pieces_", getter=_strings)
-    Doc.set_extension("trf_alignment", getter=lambda doc: list(alignment.pieces_of_tokens(Pieces.of(doc))))
+    Doc.set_extension("trf_alignment", getter=lambda doc: _alignment(doc, 0, len(doc)))
     Doc.set_extension("trf_outputs", getter=_outputs)
     for name, key in OUTPUT_NAMES.items():
         Doc.set_extension(name, getter=lambda doc, key=key: doc.user_data.get(OUTPUTS, {}).get(key))
@@ -26,10 +26,10 @@ def register() -> None:
         Doc.set_extension(name, getter=lambda doc, key=key: _gradient(doc, key), setter=_gradient_setter(key))
     for cls in (Span, Token):
         cls.set_extension("trf_word_pieces", getter=lambda part: part.doc._.trf_word_pieces[_indices(part)])
-        cls.set_extension("trf_word_pieces_", getter=lambda part: _pick(part.doc._.trf_word_pieces_, _indices(part)))
+        cls.set_extension("trf_word_pieces_", getter=_strings_of_part)
         cls.set_extension("trf_last_hidden_state", getter=_part_of_last_hidden_state)
-    Span.set_extension("trf_alignment", getter=lambda span: span.doc._.trf_alignment[span.start : span.end])
-    Token.set_extension("trf_alignment", getter=lambda token: token.doc._.trf_alignment[token.i])
+    Span.set_extension("trf_alignment", getter=lambda span: _alignment(span.doc, span.start, span.end))
+    Token.set_extension("trf_alignment", getter=lambda token: _alignment(token.doc, token.i, token.i + 1)[0])
 
 
 OUTPUT_NAMES = {
@@ -41,12 +41,22 @@ OUTPUT_NAMES = {
 GRADIENT_NAMES = {"trf_d_last_hidden_state": "last_hidden_state", "trf_d_pooler_output": "pooler_output"}
 
 
+def _alignment(doc: Doc, start: int, end: int) -> list[list[int]]:
+    return alignment.pieces_of_tokens(Pieces.of(doc), start, end)
+
+
 def _strings(doc: Doc) -> list[str]:
     if "trf_word_pieces_" not in doc.user_hooks:
         raise ValueError(
-            "the strings of the pieces come from the tokenizer: pass this Doc through 'trf_wordpiecer' first"
+            "strings of pieces come from the tokenizer, which does not travel with a Doc: pass it through "
+            "'trf_wordpiecer' (again, where it was loaded or came from another process)"
         )
     return doc.user_hooks["trf_word_pieces_"](doc)
+
+
+def _strings_of_part(part: Span | Token) -> list[str]:
+    strings = _strings(part.doc)
+    return [strings[i] for i in _indices(part)]
 
 
 def _outputs(doc: Doc) -> Any:
@@ -77,10 +87,6 @@ def _indices(part: Span | Token) -> list[int]:
     """The pieces of a Span or Token, each once, in order."""
     rows = part._.trf_alignment
     return rows if isinstance(part, Token) else sorted({piece for row in rows for piece in row})
-
-
-def _pick(values: list[str], indices: list[int]) -> list[str]:
-    return [values[i] for i in indices]
 
 
 def _part_of_last_hidden_state(part: Span | Token) -> Any:

@@ -19,16 +19,20 @@ Rows = tuple[Any, Callable[[Any], None]]
 def class_vectors(doc: Doc) -> Rows:
     """A row per sentence: the vector of its class piece, the mean over its windows."""
     hidden, pieces = _hidden(doc), Pieces.of(doc)
+    xp = get_array_module(hidden)
     sentences, counts = np.unique(pieces.window_sentence, return_counts=True)
-    mean = np.zeros((len(sentences), len(hidden)), hidden.dtype)  # the few rows that matter, as a matrix
-    window_rows = np.searchsorted(sentences, pieces.window_sentence)
-    np.add.at(mean, (window_rows, pieces.window_class), (1 / counts)[window_rows])
-    matrix = get_array_module(hidden).asarray(mean)
+    place = np.searchsorted(sentences, pieces.window_sentence)
+    share = xp.asarray((1 / counts)[place], dtype=hidden.dtype)[:, None]
+    rows = xp.zeros((len(sentences), hidden.shape[1]), dtype=hidden.dtype)
+    place, speakers = xp.asarray(place), xp.asarray(pieces.window_class)
+    xp.add.at(rows, place, hidden[speakers] * share)
 
     def backprop(d_rows: Any) -> None:
-        doc._.trf_d_last_hidden_state += matrix.T @ d_rows
+        gradient = doc._.trf_d_last_hidden_state
+        xp.add.at(gradient, speakers, d_rows[place] * share)
+        doc._.trf_d_last_hidden_state = gradient
 
-    return matrix @ hidden, backprop
+    return rows, backprop
 
 
 def pooler_output(doc: Doc) -> Rows:

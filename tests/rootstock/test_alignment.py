@@ -56,7 +56,7 @@ def test_every_token_whose_characters_are_kept_has_pieces(tiny_nlp, text):
             "offset_mapping"
         ]
     ]
-    for token, pieces in zip(doc, pieces_of_tokens(Pieces.of(doc)), strict=True):
+    for token, pieces in zip(doc, pieces_of_tokens(Pieces.of(doc), 0, len(doc)), strict=True):
         kept = any(a < token.idx + len(token) and token.idx < b for a, b in spans)
         assert bool(pieces) == kept, token
 

@@ -41,7 +41,7 @@ class Project:
 
     def call(self, *command: str, check: bool = True) -> subprocess.CompletedProcess:
         """Run a command of the environment that runs the tests."""
-        env = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "DVC_"))}
+        env = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "DVC_", "PYTHON", "OMP_"))}
         env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
         env["PYTHONPATH"] = str(self.folder / "src")
         done = subprocess.run(command, cwd=self.folder, env=env, capture_output=True, text=True)

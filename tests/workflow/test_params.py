@@ -56,6 +56,7 @@ CASES = [
     ({"data.on_bad_row": "warn"}, "data.on_bad_row is 'warn': input should be 'fail' or 'skip'"),
     ({"weights.source": "http://x"}, "weights.source is 'http://x': string should match"),
     ({"weights.sha256": {"model.safetensors": "abc"}}, "weights.sha256.model.safetensors is 'abc'"),
+    ({"finetune.learning_rate": "5e-5"}, r"should be a valid number \(YAML takes 5e-5 for text; write 5.0e-5\)"),
     ({"package.version": 1.0}, "package.version is 1.0: input should be a valid string"),
 ]
 
@@ -82,3 +83,10 @@ def test_a_stage_stops_before_any_work(tmp_path):
         assert done.returncode == 1
         assert done.stderr.count("\n") == 1 and "unknown key evaluate.confidense" in done.stderr
     assert not (tmp_path / "data/weights").exists()
+
+
+def test_a_country_that_has_no_grid(tmp_path):
+    from workflow.energy import metered
+
+    with pytest.raises(Problem, match=r"carbon\.country is 'GER'"), metered("GER", 1.0):
+        raise AssertionError("no work may start")

@@ -49,7 +49,7 @@ def test_every_format(tmp_path, name, content, exclusive):
         ("Fine.", ["A"]),
         ("Bad.", ["B"] if exclusive else ["B", "C"]),
     ]
-    assert all(row.complete for row in found) and tally.rows == 2
+    assert all(row.complete for row in found) and tally.skipped == []
 
 
 def test_binary_answers_speak_of_their_own_label(tmp_path):
@@ -65,6 +65,8 @@ def test_no_label_at_all_is_an_answer_too(tmp_path):
 
 BAD = {
     "not JSON": ("a.jsonl", '{"text": "x", "label"', "not JSON (Expecting"),
+    "a monstrous number": ("a.jsonl", '{"text": ' + "9" * 5000 + "}", "not JSON that can be read"),
+    "a monstrous depth": ("a.jsonl", "[" * 100_000, "not JSON that can be read"),
     "no object": ("a.jsonl", "[1]", "a JSON object is wanted, this is list"),
     "no text": ("a.jsonl", '{"label": "A"}', "it has no text"),
     "text without words": ("a.jsonl", '{"text": " \\n ", "label": "A"}', "its text has no words"),
@@ -107,6 +109,16 @@ def test_lines_of_csv_are_counted_through_quoted_line_ends(tmp_path):
         rows(path)
 
 
+def test_blank_lines_of_csv_are_counted(tmp_path):
+    with pytest.raises(Problem, match=r"a\.csv:4: it has no label"):
+        rows(write(tmp_path, "a.csv", "text,label\n\n\nx,\n"))
+
+
+def test_a_stray_quote_in_a_tsv_swallows_nothing(tmp_path):
+    found, _ = rows(write(tmp_path, "a.tsv", 'text\tlabel\n"Odd.\tA\nFine.\tB\n"\tB\n'))
+    assert [row.text for row in found] == ['"Odd.', "Fine.", '"']
+
+
 words = st.text(st.characters(codec="utf-8", exclude_characters="\r\0"), min_size=1, max_size=30).filter(str.strip)
 
 
@@ -114,11 +126,13 @@ words = st.text(st.characters(codec="utf-8", exclude_characters="\r\0"), min_siz
 def test_all_formats_give_the_same_rows(tmp_path, pairs):
     with (tmp_path / "a.jsonl").open("w") as file:
         file.writelines(json.dumps({"text": text, "label": label}) + "\n" for text, label in pairs)
-    for name, delimiter in (("a.csv", ","), ("a.tsv", "\t")):
-        with (tmp_path / name).open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, delimiter=delimiter)
-            writer.writerows([("text", "label"), *pairs])
-    for name in ("a.jsonl", "a.csv", "a.tsv"):
+    with (tmp_path / "a.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("text", "label"), *pairs])
+    if not any(c in text for text, _ in pairs for c in "\t\n"):
+        (tmp_path / "a.tsv").write_text("".join(f"{a}\t{b}\n" for a, b in [("text", "label"), *pairs]), "utf-8")
+    else:
+        (tmp_path / "a.tsv").unlink(missing_ok=True)
+    for name in filter(lambda name: (tmp_path / name).exists(), ("a.jsonl", "a.csv", "a.tsv")):
         assert [(row.text, *row.labels) for row in rows(tmp_path / name)[0]] == pairs
 
 

@@ -72,6 +72,23 @@ def test_skipped_rows_are_in_the_report_and_on_the_screen(tmp_path, capsys):
     assert "train: 2 bad rows skipped" in capsys.readouterr().out
 
 
+def test_skipped_rows_of_a_held_out_dev_are_counted_once(tmp_path):
+    rows = [(f"Text number {i}.", "AB"[i % 2]) for i in range(100)]
+    write(tmp_path / "mine", train=[*rows, "no JSON"], test=rows)
+    report, _ = run(tmp_path, on_bad_row="skip")
+    assert [report["splits"][split]["skipped"] for split in shards.SPLITS] == [1, 0, 0]
+
+
+def test_a_text_of_more_than_a_million_characters(tmp_path):
+    write(tmp_path / "mine", train=[*ROWS, ("a b c. " * 150_000, "A")], dev=ROWS, test=ROWS)
+    assert run(tmp_path)[0]["splits"]["train"]["documents"] == 5
+
+
+def test_a_language_that_spacy_lacks(tmp_path):
+    with pytest.raises(Problem, match="language is 'qq'"):
+        sentencize._tokenizer("qq")
+
+
 BAD = {
     "no folder": (None, "there is no such folder"),
     "a missing file": ({"train": ROWS}, "has no test file: one of test.jsonl, test.csv, test.tsv is wanted"),
