@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from spacy.tokens import Doc
-from thinc.api import get_array_module
+from thinc.api import get_array_module, to_numpy
 
 from .pieces import Pieces
 
@@ -72,3 +72,39 @@ def add_tensor_gradient(doc: Doc, d_tensor: Any) -> None:
     gradient = doc._.trf_d_last_hidden_state
     xp.add.at(gradient, xp.asarray(columns), d_tensor[xp.asarray(tokens)] * xp.asarray(weights)[:, None])
     doc._.trf_d_last_hidden_state = gradient
+
+
+def token_attention(doc: Doc) -> list[np.ndarray]:
+    """Attention between spaCy's tokens, so that models with different pieces can be compared over the same words.
+
+    Where a token looks is the mean over its pieces (over the boundary pieces, where it has none); what a piece is
+    given goes to its tokens, in the shares of `doc.tensor`; a token that two windows see has the mean of the two.
+    Each row sums to one.
+
+    RETURNS: for each sentence an array (n_layers, n_heads, n_tokens, n_tokens).
+    Raises ValueError where `trf_tok2vec` was not configured with `attentions: true`.
+    """
+    attentions = doc._.trf_all_attentions
+    if attentions is None:
+        raise ValueError("this Doc has no attentions: configure 'trf_tok2vec' with attentions: true")
+    pieces = Pieces.of(doc)
+    tokens, columns, weights = entries(pieces)
+    shares = np.zeros((pieces.n_tokens, len(pieces.ids)), "float32")
+    shares[tokens, columns] = weights
+    aligned = np.zeros_like(shares)
+    aligned[pieces.aligned_tokens, pieces.aligned_pieces] = 1
+    ends = np.cumsum(pieces.sentence_tokens)
+    sums = [np.zeros((*attentions[0].shape[:2], n, n), "float32") for n in pieces.sentence_tokens] if attentions else []
+    seen = [np.zeros((n, 1), "float32") for n in pieces.sentence_tokens]
+    rows = np.split(pieces.window_pieces, np.cumsum(pieces.window_lengths)[:-1])
+    for matrix, window, sentence in zip(attentions, rows, pieces.window_sentence, strict=True):
+        end = ends[sentence]
+        here = slice(end - pieces.sentence_tokens[sentence], end)
+        share, own = shares[here, window], aligned[here, window]
+        dropped = ~aligned[here].any(axis=1, keepdims=True)
+        own = np.where(dropped, share, own)
+        own /= np.maximum(own.sum(axis=1, keepdims=True), 1e-12)
+        looks = own @ to_numpy(matrix) @ share.T
+        sums[sentence] += looks / np.maximum(looks.sum(axis=-1, keepdims=True), 1e-12)
+        seen[sentence] += own.any(axis=1, keepdims=True)
+    return [total / np.maximum(count, 1) for total, count in zip(sums, seen, strict=True)]

@@ -5,6 +5,9 @@ again in the backward pass instead of being kept (Chen et al. 2016, "Training De
 so one huge document is as bounded as many small ones.
 """
 
+from __future__ import annotations
+
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -18,6 +21,9 @@ from .learning_rates import LearningRates
 from .packing import pack
 from .pieces import Pieces
 
+# A forked child, as of `nlp.pipe(n_process=2)`, has OpenMP's locks but not its threads, and would wait for them.
+os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
+
 
 class Encoded(NamedTuple):
     """What the transformer gives for one document; arrays of NumPy or CuPy."""
@@ -25,18 +31,34 @@ class Encoded(NamedTuple):
     tensor: Any  # (n_tokens, width)
     last_hidden_state: Any  # (n_pieces, width)
     pooler_output: Any  # (n_sentences, width), None where the model has no pooler
+    hidden_states: Any = None  # (n_layers + 1, n_pieces, width), the embeddings first, where asked for
+    attentions: Any = None  # for each window (n_layers, n_heads, n_pieces, n_pieces), where asked for
 
 
-def make_encoder(net: Any, words_per_batch: int, precision: str, rates: LearningRates) -> Model:
+def make_encoder(
+    net: Any,
+    words_per_batch: int,
+    precision: str,
+    rates: LearningRates,
+    hidden_states: bool = False,
+    attentions: bool = False,
+) -> Model:
     """A Thinc model from list[Pieces] to list[Encoded].
 
     Its backward takes, per document, the gradients of last_hidden_state and pooler_output (None for zero).
     words_per_batch: the most pieces, padding included, that the transformer computes at a time.
+    hidden_states, attentions: whether predictions hold those of every layer.
     """
+    if attentions:
+        net.set_attn_implementation("eager")  # the fused kernels never hold the matrices
     return Model(
         "transformer",
         _forward,
-        attrs={"words_per_batch": words_per_batch, "precision": precision},
+        attrs={
+            "words_per_batch": words_per_batch,
+            "precision": precision,
+            "ask": {"output_hidden_states": hidden_states, "output_attentions": attentions},
+        },
         shims=[_TransformerShim(net, rates)],
     )
 
@@ -81,11 +103,12 @@ def _forward(model: Model, docs: list[Pieces], is_train: bool) -> tuple[list[Enc
     rows = torch.zeros(len(batch.ids), net.config.hidden_size, device=batch.device)
     pooled: torch.Tensor | None = None
     passes: list[_Pass] = []
+    layers = _Layers(batch) if any(model.attrs["ask"].values()) else None
     kept = 0
     for windows in pack(batch.lengths, budget):
-        step = _Pass(net, batch, windows, bf16)
+        step = _Pass(net, batch, windows, bf16, model.attrs["ask"])
         kept += step.size
-        output, pool = step.run(keep=is_train and (kept <= budget or not passes))
+        output, pool = step.run(keep=is_train and (kept <= budget or not passes), layers=layers)
         rows[step.rows] = output
         if pool is not None:
             pooled = rows.new_zeros(len(batch.lengths), rows.shape[1]) if pooled is None else pooled
@@ -99,7 +122,8 @@ def _forward(model: Model, docs: list[Pieces], is_train: bool) -> tuple[list[Enc
             passes.pop().backward(d_rows, d_pooled)
         return []
 
-    return batch.join_outputs(rows, pooled), backprop
+    encoded = batch.join_outputs(rows, pooled)
+    return layers.add_to(encoded) if layers else encoded, backprop
 
 
 class _Batch:
@@ -184,8 +208,8 @@ class _Merge:
 class _Pass:
     """One pack through the network. Keeps its graph, or what it takes to compute the same again."""
 
-    def __init__(self, net: Any, batch: _Batch, windows: np.ndarray, bf16: bool) -> None:
-        self.net, self.bf16, self.device = net, bf16, batch.device
+    def __init__(self, net: Any, batch: _Batch, windows: np.ndarray, bf16: bool, ask: dict[str, bool]) -> None:
+        self.net, self.bf16, self.ask, self.device = net, bf16, ask, batch.device
         lengths = batch.lengths[windows]
         columns = np.arange(lengths.max())
         starts = (np.cumsum(batch.lengths) - batch.lengths)[windows]
@@ -200,17 +224,19 @@ class _Pass:
         # Without padding no mask is needed, and attention is cheaper.
         self.mask = None if mask.all() else torch.from_numpy(mask.astype("int64")).to(self.device)
 
-    def run(self, keep: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def run(self, keep: bool, layers: _Layers | None) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The rows of last_hidden_state (n_rows, width), padding left out, and the pooler's (n_windows, width)."""
         self.random_state = _random_state(self.device) if self.net.training and not keep else None
         with torch.set_grad_enabled(keep):
-            output = self._compute()
+            output = self._compute(layers)
         self.output = output if keep else None
         return output[0].detach(), None if output[1] is None else output[1].detach()
 
-    def _compute(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def _compute(self, layers: _Layers | None = None) -> tuple[torch.Tensor, torch.Tensor | None]:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
-            output = self.net(input_ids=self.ids, attention_mask=self.mask)
+            output = self.net(input_ids=self.ids, attention_mask=self.mask, **self.ask)
+        if layers is not None:
+            layers.keep(self, output)
         pooled = getattr(output, "pooler_output", None)
         rows = output.last_hidden_state.flatten(0, 1).index_select(0, self.real)
         return rows.float(), None if pooled is None else pooled.float()
@@ -225,6 +251,42 @@ class _Pass:
         known = [(tensor, d[index]) for tensor, d, index in pairs if tensor is not None and d is not None]
         if known:
             torch.autograd.backward([tensor for tensor, _ in known], [gradient for _, gradient in known])
+
+
+class _Layers:
+    """What every layer gave, gathered over the passes."""
+
+    def __init__(self, batch: _Batch) -> None:
+        self.batch = batch
+        self.rows: torch.Tensor | None = None  # (n_layers + 1, n_rows, width)
+        self.attentions: dict[int, Any] = {}  # by window
+
+    def keep(self, step: _Pass, output: Any) -> None:
+        if output.hidden_states is not None:
+            states = torch.stack([h.detach().float().flatten(0, 1)[step.real] for h in output.hidden_states])
+            if self.rows is None:
+                self.rows = states.new_zeros(len(states), len(self.batch.ids), states.shape[2])
+            self.rows[:, step.rows] = states
+        if output.attentions is not None:
+            matrices = torch.stack([a.detach().float() for a in output.attentions], dim=1)
+            for window, matrix in zip(step.windows.tolist(), matrices, strict=True):
+                n = int(self.batch.lengths[window])
+                self.attentions[window] = torch2xp(matrix[:, :, :n, :n].contiguous())
+
+    def add_to(self, encoded: list[Encoded]) -> list[Encoded]:
+        batch = self.batch
+        if self.rows is not None:
+            merged = torch2xp(torch.stack([batch.pieces.mean(layer) for layer in self.rows]))
+            parts = np.split(merged, batch.piece_ends[:-1], axis=1)
+            encoded = [one._replace(hidden_states=part) for one, part in zip(encoded, parts, strict=True)]
+        if self.attentions:
+            counts = [len(doc.window_lengths) for doc in batch.docs]
+            starts = np.cumsum(counts) - counts
+            encoded = [
+                one._replace(attentions=[self.attentions[w] for w in range(start, start + n)])
+                for one, start, n in zip(encoded, starts, counts, strict=True)
+            ]
+        return encoded
 
 
 def _random_state(device: torch.device) -> torch.Tensor:

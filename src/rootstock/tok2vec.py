@@ -40,6 +40,8 @@ Precision = Literal["auto", "fp32", "bf16"]
         "layer_decay": 1.0,
         "words_per_batch": 3000,
         "precision": "auto",
+        "hidden_states": False,
+        "attentions": False,
     },
 )
 def make_tok2vec(
@@ -52,6 +54,8 @@ def make_tok2vec(
     layer_decay: float,
     words_per_batch: int,
     precision: Precision,
+    hidden_states: bool,
+    attentions: bool,
 ) -> TransformerTok2Vec:
     """Make the component for `nlp.add_pipe`.
 
@@ -63,9 +67,10 @@ def make_tok2vec(
         "Universal Language Model Fine-tuning for Text Classification", discriminative fine-tuning).
     words_per_batch: the most wordpieces, padding included, that the transformer computes at a time.
     precision: fp32; bf16 (matrix products in bfloat16, weights in fp32); auto: bf16 where the hardware is fast at it.
+    hidden_states, attentions: whether `doc._.trf_all_hidden_states` and `doc._.trf_all_attentions` are set.
     """
     rates = LearningRates(train_layers if trainable else 0, learning_rate_scale, layer_decay)
-    pipe = TransformerTok2Vec(nlp.vocab, name, rates, words_per_batch, precision)
+    pipe = TransformerTok2Vec(nlp.vocab, name, rates, words_per_batch, precision, hidden_states, attentions)
     if weights is not None:
         pipe.read_weights(Path(weights))
         forget_folders(nlp)
@@ -82,6 +87,8 @@ class TransformerTok2Vec(TrainablePipe):
         rates: LearningRates,
         words_per_batch: int,
         precision: Precision,
+        hidden_states: bool = False,
+        attentions: bool = False,
     ) -> None:
         attributes.register()
         self.vocab = vocab
@@ -91,6 +98,7 @@ class TransformerTok2Vec(TrainablePipe):
         self.rates = rates
         self.words_per_batch = words_per_batch
         self.precision = precision
+        self.layers = {"hidden_states": hidden_states, "attentions": attentions}
         self.model = Model("transformer", _no_weights)
         self.listener_map: dict[str, list[Model]] = {}
         self._awaited: frozenset[str] = frozenset()  # heads that learn from this batch
@@ -223,7 +231,7 @@ class TransformerTok2Vec(TrainablePipe):
     def read_weights(self, folder: Path) -> None:
         from .encoder import make_encoder
 
-        self.model = make_encoder(load_model(folder), self.words_per_batch, self.precision, self.rates)
+        self.model = make_encoder(load_model(folder), self.words_per_batch, self.precision, self.rates, **self.layers)
 
     def to_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> None:
         save_model(self.transformer, path)

@@ -95,16 +95,14 @@ class WordPiecer(Pipe):
         if not texts:
             return
         assert self.tokenizer is not None
-        encoded = self.tokenizer(
-            texts,
-            add_special_tokens=False,
-            return_offsets_mapping=self.tokenizer.is_fast,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,
-        )
-        spans = encoded["offset_mapping"] if self.tokenizer.is_fast else map(self._find, texts, encoded["input_ids"])
-        for ids, places in zip(encoded["input_ids"], spans, strict=True):
+        if self.tokenizer.is_fast:
+            # Straight to the Rust tokenizer: the layer above it changes settings at each call, which threads trip over.
+            encoded = self.tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False)
+            pairs = [(one.ids, one.offsets) for one in encoded]
+        else:
+            batch = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+            pairs = [(ids, self._find(text, ids)) for text, ids in zip(texts, batch, strict=True)]
+        for ids, places in pairs:
             yield self._window(np.asarray(ids, "int32"), np.asarray(places, "int32").reshape(-1, 2))
 
     def _find(self, text: str, ids: list[int]) -> list[tuple[int, int]]:
@@ -152,6 +150,9 @@ class WordPiecer(Pipe):
 
     def read_weights(self, folder: Path) -> None:
         self.tokenizer = load_tokenizer(folder)
+        if self.tokenizer.is_fast:
+            self.tokenizer.backend_tokenizer.no_truncation()
+            self.tokenizer.backend_tokenizer.no_padding()
         self.config = load_config(folder)
         self.edges = _edges(self.tokenizer, family_of(self.config))
         self.max_pieces = max_pieces(self.config, self.tokenizer)

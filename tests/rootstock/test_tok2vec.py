@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import spacy
@@ -109,6 +111,36 @@ def test_bf16_stays_close(minilm, nlp):
     half, full = pipeline(minilm, precision="auto")(IMDB).tensor, nlp(IMDB).tensor
     cosine = (half * full).sum(1) / (np.linalg.norm(half, axis=1) * np.linalg.norm(full, axis=1))
     assert cosine.min() > 0.99 and not np.array_equal(half, full)
+
+
+@pytest.fixture(scope="module")
+def with_head(minilm):
+    nlp = pipeline(minilm)
+    head = nlp.add_pipe("trf_textcat")
+    head.add_label("A"), head.add_label("B")
+    return nlp
+
+
+MANY = [f"This is text {i}. {'It goes on. ' * (i % 5)}" for i in range(60)]
+
+
+@pytest.mark.filterwarnings("ignore:.*W109")  # hooks stay behind; vectors come from the tensor all the same
+def test_several_processes(with_head):
+    """Forked after the parent has used its threads: the case that deadlocks."""
+    alone = list(with_head.pipe(MANY))
+    for one, other in zip(alone, with_head.pipe(MANY, n_process=2, batch_size=10), strict=True):
+        np.testing.assert_allclose(other.tensor, one.tensor, atol=1e-5)
+        np.testing.assert_allclose(other.vector, one.vector, atol=1e-5)
+        assert other._.trf_alignment == one._.trf_alignment
+        assert other.cats == pytest.approx(one.cats, abs=1e-5)
+
+
+def test_several_threads(with_head):
+    expected = [doc.tensor for doc in with_head.pipe(MANY)]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda text: with_head(text).tensor, MANY * 3))
+    for one, other in zip(found, expected * 3, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
 
 
 def test_empty_documents(nlp):
