@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import spacy
+import srsly
 from tqdm import tqdm
 
 from . import scores
@@ -21,10 +22,12 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
     out, exclusive = outputs["evaluation"], params.data.exclusive
     nlp = spacy.load(inputs["model"] / "pipeline")
     labels = list(nlp.get_pipe("trf_textcat").labels)
+    report = srsly.read_json(inputs["wordpieces"] / "report.json")
     metrics: dict[str, Any] = {}
     for split in ("dev", "test"):
         stream = predict(nlp, inputs["wordpieces"] / split, labels)
-        predictions = list(tqdm(stream, split, unit=" docs", disable=None))
+        total = report["splits"][split]["documents"]
+        predictions = list(tqdm(stream, split, total, unit=" docs", disable=None))
         gold, predicted = arrays(predictions)
         metrics[split] = scores.summarize(
             gold,

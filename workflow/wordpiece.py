@@ -26,14 +26,15 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
     config = {"weights": str(inputs["weights"]), "long_sentences": params.wordpiece.long_sentences}
     wordpiecer = nlp.add_pipe("trf_wordpiecer", config=config)
     unknown = wordpiecer.tokenizer.unk_token_id
-    labels = srsly.read_json(inputs["sentences"] / "report.json")["labels"]
-    report: dict[str, Any] = {"labels": labels, "splits": {}}
+    sentencized = srsly.read_json(inputs["sentences"] / "report.json")
+    report: dict[str, Any] = {"labels": sentencized["labels"], "splits": {}}
     for split in shards.SPLITS:
         counts: Counter[str] = Counter()
         docs = shards.read(shards.files(inputs["sentences"] / split), nlp.vocab)
         docs = _counted(wordpiecer.pipe(docs), counts, unknown, params.wordpiece.words_per_batch)
-        size = params.sentencize.shard_docs
-        shards.write(tqdm(docs, split, unit=" docs", disable=None), outputs["wordpieces"] / split, size)
+        total = sentencized["splits"][split]["documents"]
+        bar = tqdm(docs, split, total, unit=" docs", disable=None)
+        shards.write(bar, outputs["wordpieces"] / split, params.sentencize.shard_docs)
         report["splits"][split] = {
             **counts,
             "pieces_per_token": round(counts["pieces"] / max(1, counts["tokens"]), 4),
