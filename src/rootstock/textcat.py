@@ -21,7 +21,7 @@ from thinc.types import Ragged
 
 from .head import Head
 from .pooling import POOLING
-from .weights import folder_from_bytes, folder_to_bytes
+from .weights import BytesOfFolder
 
 if TYPE_CHECKING:
     from .tok2vec import TransformerTok2Vec
@@ -51,7 +51,7 @@ def make_textcat(
     return TrfTextCat(nlp.vocab, name, exclusive_classes, head, seed)
 
 
-class TrfTextCat(Head):
+class TrfTextCat(BytesOfFolder, Head):
     """Sets `doc.cats`: a probability for each label. A document without tokens gets zeros, as in spaCy's textcat."""
 
     def __init__(self, vocab: Vocab, name: str, exclusive_classes: bool, head: str, seed: int) -> None:
@@ -193,13 +193,6 @@ class TrfTextCat(Head):
             self.vocab.strings.add(label)
         params = load_file(Path(path) / "head.safetensors")
         self._set_params(*(self.model.ops.asarray(params[name]) for name in ("W", "b")))
-        return self
-
-    def to_bytes(self, *, exclude: Iterable[str] = ()) -> bytes:
-        return folder_to_bytes(self.to_disk)
-
-    def from_bytes(self, data: bytes, *, exclude: Iterable[str] = ()) -> TrfTextCat:
-        folder_from_bytes(data, self.from_disk)
         return self
 
 

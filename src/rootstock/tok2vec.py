@@ -20,7 +20,7 @@ from .head import Head
 from .learning_rates import LearningRates
 from .listener import listeners_of
 from .pieces import Pieces
-from .weights import folder_from_bytes, folder_to_bytes, forget_folders, load_model, save_model
+from .weights import BytesOfFolder, forget_folders, load_model, save_model
 
 if TYPE_CHECKING:
     from .encoder import Encoded
@@ -77,7 +77,7 @@ def make_tok2vec(
     return pipe
 
 
-class TransformerTok2Vec(TrainablePipe):
+class TransformerTok2Vec(BytesOfFolder, TrainablePipe):
     """Forward here; each head adds its gradient to `doc._.trf_d_*`; the last one sets off one backward pass."""
 
     def __init__(
@@ -238,13 +238,6 @@ class TransformerTok2Vec(TrainablePipe):
 
     def from_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> TransformerTok2Vec:
         self.read_weights(Path(path))
-        return self
-
-    def to_bytes(self, *, exclude: Iterable[str] = ()) -> bytes:
-        return folder_to_bytes(self.to_disk)
-
-    def from_bytes(self, data: bytes, *, exclude: Iterable[str] = ()) -> TransformerTok2Vec:
-        folder_from_bytes(data, self.from_disk)
         return self
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,20 +71,22 @@ def _check(folder: str | Path, *names: str) -> None:
         )
 
 
-def folder_to_bytes(save: Callable[[Path], Any]) -> bytes:
-    """What `save(folder)` writes, as bytes."""
-    with tempfile.TemporaryDirectory() as tmp:
-        save(Path(tmp))
-        files = {p.name: p.read_bytes() for p in sorted(Path(tmp).iterdir())}
-    return srsly.msgpack_dumps(files)
+class BytesOfFolder:
+    """`to_bytes` and `from_bytes` of a component whose `to_disk` and `from_disk` have a folder of files."""
 
+    to_disk: Callable[..., Any]
+    from_disk: Callable[..., Any]
 
-def folder_from_bytes(data: bytes, load: Callable[[Path], Any]) -> None:
-    """The inverse of folder_to_bytes: `load(folder)` reads the files."""
-    with tempfile.TemporaryDirectory() as tmp:
-        for name, content in srsly.msgpack_loads(data).items():
-            (Path(tmp) / name).write_bytes(content)
-        load(Path(tmp))
+    def to_bytes(self, *, exclude: Iterable[str] = ()) -> bytes:
+        with tempfile.TemporaryDirectory() as tmp:
+            self.to_disk(Path(tmp))
+            return srsly.msgpack_dumps({p.name: p.read_bytes() for p in sorted(Path(tmp).iterdir())})
+
+    def from_bytes(self, data: bytes, *, exclude: Iterable[str] = ()) -> Any:
+        with tempfile.TemporaryDirectory() as tmp:
+            for name, content in srsly.msgpack_loads(data).items():
+                (Path(tmp) / name).write_bytes(content)
+            return self.from_disk(Path(tmp))
 
 
 class _PipeConfigs(dict):

@@ -18,7 +18,7 @@ from . import attributes
 from .alignment import align
 from .families import Family, family_of, max_pieces
 from .pieces import KEY, Pieces
-from .weights import folder_from_bytes, folder_to_bytes, forget_folders, load_config, load_tokenizer
+from .weights import BytesOfFolder, forget_folders, load_config, load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -44,7 +44,7 @@ def make_wordpiecer(
     return pipe
 
 
-class WordPiecer(Pipe):
+class WordPiecer(BytesOfFolder, Pipe):
     """Sets `doc._.trf_word_pieces`, `trf_word_pieces_` and `trf_alignment`. A Doc that has its pieces keeps them."""
 
     def __init__(self, name: str, long_sentences: Literal["window", "truncate"]) -> None:
@@ -165,13 +165,6 @@ class WordPiecer(Pipe):
 
     def from_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> WordPiecer:
         self.read_weights(Path(path))
-        return self
-
-    def to_bytes(self, *, exclude: Iterable[str] = ()) -> bytes:
-        return folder_to_bytes(self.to_disk)
-
-    def from_bytes(self, data: bytes, *, exclude: Iterable[str] = ()) -> WordPiecer:
-        folder_from_bytes(data, self.from_disk)
         return self
 
 
