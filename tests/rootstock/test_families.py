@@ -1,5 +1,7 @@
 """Every family of models: tiny random weights under the real architecture, with a real tokenizer."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import spacy
@@ -62,12 +64,10 @@ TEXTS = [
 ]
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
-def weights(request, tmp_path_factory):
-    make_config, settings, tokenizer_name = FAMILIES[request.param]
+def make_weights(family: str, folder: Path) -> Path:
+    make_config, settings, tokenizer_name = FAMILIES[family]
     tokenizer = AutoTokenizer.from_pretrained(TOKENIZERS / tokenizer_name)
-    folder = tmp_path_factory.mktemp(request.param)
-    size = {"n_words": len(tokenizer)} if request.param == "xlm" else {"vocab_size": len(tokenizer)}
+    size = {"n_words": len(tokenizer)} if family == "xlm" else {"vocab_size": len(tokenizer)}
     torch.manual_seed(0)
     net = hf.AutoModel.from_config(make_config(**settings, **size))
     for parameter in net.parameters():
@@ -75,6 +75,11 @@ def weights(request, tmp_path_factory):
     net.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def weights(request, tmp_path_factory):
+    return make_weights(request.param, tmp_path_factory.mktemp(request.param))
 
 
 @pytest.fixture(scope="module")

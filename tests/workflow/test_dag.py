@@ -13,6 +13,7 @@ import yaml
 from workflow.stage import digest
 
 from ..conftest import ROOT, SHARED
+from ..rootstock.test_families import make_weights
 from .project import Project, small
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -314,6 +315,20 @@ def test_other_data_by_params_alone(name, tiny, tmp_path):
     assert metrics["test"]["documents"] == SLICES[name]["test"]
     report = json.loads((tmp_path / "data/sentences/report.json").read_text())
     assert len(report["labels"]) == (6 if name == "trec" else 2)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"the real tokenizers are not at hand in {SHARED}")
+@pytest.mark.parametrize("family", ["xlnet", "gpt2"])
+def test_models_that_are_not_like_bert(family, tmp_path):
+    """The whole DAG, the wheel included: a class piece at the end, and none at all."""
+    weights = make_weights(family, tmp_path / "weights")
+    project = Project(tmp_path / "project", **small(weights, **{"data.folder": "data/few"}))
+    shorten(project, ROOT / "data/sample", train=16, dev=8, test=8)
+    for stage in STAGES:
+        project.stage(stage)
+    assert "accuracy" in project.stage("ledger").stdout
+    card = (tmp_path / "project/data/package/MODEL_CARD.md").read_text()
+    assert json.loads((tmp_path / "project/data/weights/config.json").read_text())["model_type"] == family and card
 
 
 def test_several_labels_per_row_and_a_frozen_transformer(tiny, tmp_path):
