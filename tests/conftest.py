@@ -20,7 +20,7 @@ MINILM_SHA256 = {"model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca68958
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--slow", action="store_true", help="run the tests that download every dependency again")
+    parser.addoption("--slow", action="store_true", help="run the tests that take minutes each")
 
 
 settings.register_profile(

@@ -91,7 +91,7 @@ def check(name: str, wheels: Path, predictions: Path, threads: int, tmp: Path) -
         raise Problem(f"the installed {name} predicts otherwise than evaluate, first for {differing[0]['row']}")
     print(f"installed in a clean environment, dependencies borrowed: {len(rows)} predictions equal evaluate's")
     print(
-        "`python -m workflow.ledger` sums the run up and records it in MLflow (`make repro` has done so when it ends)"
+        "next: `python -m workflow.ledger` sums the run up and records it in MLflow (`make repro` does that by itself)"
     )
 
 

@@ -319,6 +319,8 @@ def test_other_data_by_params_alone(name, tiny, tmp_path):
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"the real tokenizers are not at hand in {SHARED}")
 @pytest.mark.parametrize("family", ["xlnet", "gpt2"])
+@pytest.mark.slow
+@pytest.mark.skipif("not config.getoption('slow')", reason="two more runs of the DAG: run pytest --slow")
 def test_models_that_are_not_like_bert(family, tmp_path):
     """The whole DAG, the wheel included: a class piece at the end, and none at all."""
     weights = make_weights(family, tmp_path / "weights")
