@@ -67,10 +67,11 @@ def tiny(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def pipeline(weights: Path, long_sentences: str = "window", **tok2vec) -> spacy.Language:
+def pipeline(weights: Path, long_sentences: str = "window", spans: str | int = "sentence", **tok2vec) -> spacy.Language:
     """Features without a head, in fp32."""
     nlp = spacy.blank("en")
-    nlp.add_pipe("trf_wordpiecer", config={"weights": str(weights), "long_sentences": long_sentences})
+    cut = {"spans": spans, "long_sentences": long_sentences}
+    nlp.add_pipe("trf_wordpiecer", config={"weights": str(weights), **cut})
     nlp.add_pipe("trf_tok2vec", config={"weights": str(weights), "precision": "fp32", **tok2vec})
     return nlp
 

@@ -1,6 +1,6 @@
 import importlib.util
 
-from .conftest import ROOT
+from .conftest import ROOT, pipeline
 
 
 def load(name: str):
@@ -18,3 +18,14 @@ def test_a_tagger_in_under_sixty_lines_trains(minilm, capsys):
     assert losses[-1] < 0.1 * losses[0]
     assert [token.tag_ for token in nlp("Flies time .")] == ["NOUN", "VERB", "PUNCT"]
     assert [token.tag_ for token in nlp("Time flies .")] == ["NOUN", "VERB", "PUNCT"]
+
+
+def test_attention_of_two_models_is_drawn(minilm, tiny, tmp_path):
+    """A weights folder against a saved pipeline of another model."""
+    import matplotlib.image
+
+    pipeline(tiny).to_disk(tmp_path / "pipeline")
+    file = tmp_path / "attention.png"
+    load("attention").draw("The soup was unbelievably cold.", str(minilm), str(tmp_path / "pipeline"), str(file))
+    pixels = matplotlib.image.imread(file)
+    assert pixels.shape[1] > 900 and len({tuple(p) for p in pixels.reshape(-1, 4)[::7]}) > 50

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 import random
 import shutil
@@ -33,10 +32,6 @@ def main(name: str, run: Run) -> None:
     """
     try:
         settings = params.load()
-        # spaCy writes sets of strings, and sums depend on threads: both must be fixed before Python and NumPy start.
-        fixed = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": str(settings.threads)}
-        if not fixed.items() <= os.environ.items():
-            os.execve(sys.executable, [sys.executable, "-m", f"workflow.{name}"], {**os.environ, **fixed})
         inputs, outputs = _paths(name)
         _execute(name, run, settings, inputs, outputs)
     except Problem as problem:

@@ -16,6 +16,7 @@ def register() -> None:
     """Register every attribute; calling it again changes nothing."""
     if Doc.has_extension("trf_word_pieces"):
         return
+    Doc.set_extension("trf_second_text", default=None)  # the token at which the second text of a pair begins
     Doc.set_extension("trf_word_pieces", getter=lambda doc: Pieces.of(doc).ids)
     Doc.set_extension("trf_word_pieces_", getter=_strings)
     Doc.set_extension("trf_alignment", getter=lambda doc: _alignment(doc, 0, len(doc)))

@@ -7,9 +7,11 @@ so one huge document is as bounded as many small ones.
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +19,7 @@ import torch
 from thinc.api import Model, Optimizer, PyTorchShim, torch2xp, xp2torch
 
 from .alignment import entries
+from .layer_mix import LayerMix
 from .learning_rates import LearningRates
 from .packing import pack
 from .pieces import Pieces
@@ -42,12 +45,14 @@ def make_encoder(
     rates: LearningRates,
     hidden_states: bool = False,
     attentions: bool = False,
+    mix: LayerMix | None = None,
 ) -> Model:
     """A Thinc model from list[Pieces] to list[Encoded].
 
     Its backward takes, per document, the gradients of last_hidden_state and pooler_output (None for zero).
     words_per_batch: the most pieces, padding included, that the transformer computes at a time.
     hidden_states, attentions: whether predictions hold those of every layer.
+    mix: makes last_hidden_state of the states of all layers.
     """
     if attentions:
         net.set_attn_implementation("eager")  # the fused kernels never hold the matrices
@@ -57,9 +62,11 @@ def make_encoder(
         attrs={
             "words_per_batch": words_per_batch,
             "precision": precision,
-            "ask": {"output_hidden_states": hidden_states, "output_attentions": attentions},
+            "hidden_states": hidden_states,
+            "attentions": attentions,
+            "loss_scale": LossScale(2.0**16 if precision == "fp16" else 1.0),
         },
-        shims=[_TransformerShim(net, rates)],
+        shims=[_TransformerShim(net, rates), *([] if mix is None else [PyTorchShim(mix)])],
     )
 
 
@@ -81,6 +88,35 @@ class _TransformerShim(PyTorchShim):
                 parameter.grad = None
 
 
+@dataclass
+class LossScale:
+    """Keeps small gradients of fp16 from vanishing (Micikevicius et al. 2018, "Mixed Precision Training", section 3.2).
+
+    An overflow costs a step and halves the scale; after `PATIENCE` steps without one it is doubled.
+    """
+
+    PATIENCE = 2000
+
+    value: float
+    steps: int = 0
+
+    def unscale(self, model: Model) -> None:
+        """Take the scale out of the gradients that wait for a step, or the gradients with it where they overflowed."""
+        if self.value == 1.0:
+            return
+        parameters = [p for shim in model.shims for p in shim._model.parameters() if p.grad is not None]
+        if all(bool(p.grad.isfinite().all()) for p in parameters):
+            for p in parameters:
+                p.grad /= self.value
+            self.steps += 1
+            if self.steps % self.PATIENCE == 0:
+                self.value *= 2
+        else:
+            for p in parameters:
+                p.grad = None
+            self.value, self.steps = max(2.0, self.value / 2), 0
+
+
 def has_fast_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
@@ -93,20 +129,31 @@ def set_dropout(net: torch.nn.Module, rate: float) -> None:
             module.p = rate
 
 
+def _autocast(precision: str, device: torch.device) -> torch.dtype | None:
+    """The type of matrix products, None for that of the weights."""
+    if precision == "auto":
+        precision = "bf16" if has_fast_bf16(device) else "fp32"
+    return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
 def _forward(model: Model, docs: list[Pieces], is_train: bool) -> tuple[list[Encoded], Callable]:
-    net = model.shims[0]._model
+    net, mix = model.shims[0]._model, next((shim._model for shim in model.shims[1:]), None)
     net.train(is_train)
     batch = _Batch(docs, net)
-    budget, precision = model.attrs["words_per_batch"], model.attrs["precision"]
-    bf16 = precision == "bf16" or (precision == "auto" and has_fast_bf16(batch.device))
+    budget, scale = model.attrs["words_per_batch"], model.attrs["loss_scale"]
+    halved = _autocast(model.attrs["precision"], batch.device)
+    ask = {
+        "output_hidden_states": model.attrs["hidden_states"] or mix is not None,
+        "output_attentions": model.attrs["attentions"],
+    }
 
-    rows = torch.zeros(len(batch.ids), net.config.hidden_size, device=batch.device)
+    rows = torch.zeros(len(batch.ids), net.config.hidden_size, device=batch.device, dtype=batch.dtype)
     pooled: torch.Tensor | None = None
     passes: list[_Pass] = []
-    layers = _Layers(batch) if any(model.attrs["ask"].values()) else None
+    layers = _Layers(batch, model.attrs["hidden_states"], model.attrs["attentions"])
     kept = 0
     for windows in pack(batch.lengths, budget):
-        step = _Pass(net, batch, windows, bf16, model.attrs["ask"])
+        step = _Pass(net, mix, batch, windows, halved, ask)
         kept += step.size
         output, pool = step.run(keep=is_train and (kept <= budget or not passes), layers=layers)
         rows[step.rows] = output
@@ -117,13 +164,12 @@ def _forward(model: Model, docs: list[Pieces], is_train: bool) -> tuple[list[Enc
             passes.append(step)
 
     def backprop(d_docs: list[tuple[Any, Any]]) -> list:
-        d_rows, d_pooled = batch.split_gradients(d_docs)
+        d_rows, d_pooled = (None if d is None else d * scale.value for d in batch.split_gradients(d_docs))
         while passes:
             passes.pop().backward(d_rows, d_pooled)
         return []
 
-    encoded = batch.join_outputs(rows, pooled)
-    return layers.add_to(encoded) if layers else encoded, backprop
+    return layers.add_to(batch.join_outputs(rows, pooled)), backprop
 
 
 class _Batch:
@@ -131,10 +177,13 @@ class _Batch:
 
     def __init__(self, docs: list[Pieces], net: Any) -> None:
         self.docs = docs
-        self.device = next(net.parameters()).device
+        weights = next(net.parameters())
+        self.device, self.dtype = weights.device, weights.dtype
         self.pad = net.config.pad_token_id or 0
         self.lengths = _join([d.window_lengths for d in docs])
         self.ids = _join([d.ids[d.window_pieces] for d in docs])
+        self.types = _join([d.types[d.window_pieces] for d in docs])
+        self.typed = bool(self.types.any()) and "token_type_ids" in inspect.signature(net.forward).parameters
         self.piece_ends = np.cumsum([len(d.ids) for d in docs])
         self.token_ends = np.cumsum([d.n_tokens for d in docs])
         self.sentence_ends = np.cumsum([d.n_sentences for d in docs])
@@ -165,10 +214,10 @@ class _Batch:
         width = next((part.shape[1] for part in parts if part is not None), None)
         if width is None:
             return None
-        zeros = torch.zeros
+        zeros = torch.zeros(max(sizes), width, device=self.device, dtype=self.dtype)
         return torch.cat(
             [
-                zeros(size, width, device=self.device) if part is None else xp2torch(part, device=self.device)
+                zeros[:size] if part is None else xp2torch(part, device=self.device)
                 for part, size in zip(parts, sizes, strict=True)
             ]
         )
@@ -183,7 +232,7 @@ class _Batch:
         index = torch.from_numpy(np.stack([_join(tokens), _join(pieces)]))
         values = torch.from_numpy(np.concatenate(weights) if weights else np.zeros(0, "float32"))
         size = (_last(self.token_ends), _last(self.piece_ends))
-        return torch.sparse_coo_tensor(index, values, size, check_invariants=False).to(self.device)
+        return torch.sparse_coo_tensor(index, values, size, check_invariants=False).to(self.device, self.dtype)
 
 
 class _Merge:
@@ -208,8 +257,17 @@ class _Merge:
 class _Pass:
     """One pack through the network. Keeps its graph, or what it takes to compute the same again."""
 
-    def __init__(self, net: Any, batch: _Batch, windows: np.ndarray, bf16: bool, ask: dict[str, bool]) -> None:
-        self.net, self.bf16, self.ask, self.device = net, bf16, ask, batch.device
+    def __init__(
+        self,
+        net: Any,
+        mix: LayerMix | None,
+        batch: _Batch,
+        windows: np.ndarray,
+        halved: torch.dtype | None,
+        ask: dict[str, bool],
+    ) -> None:
+        self.net, self.mix, self.halved, self.ask = net, mix, halved, ask
+        self.device, self.dtype = batch.device, batch.dtype
         lengths = batch.lengths[windows]
         columns = np.arange(lengths.max())
         starts = (np.cumsum(batch.lengths) - batch.lengths)[windows]
@@ -221,10 +279,14 @@ class _Pass:
         self.rows = torch.from_numpy(places[mask]).to(self.device)
         self.real = torch.from_numpy(np.flatnonzero(mask)).to(self.device)
         self.ids = torch.from_numpy(ids).to(self.device)
+        self.types = {}
+        if batch.typed:
+            types = np.where(mask, batch.types[places], 0)
+            self.types["token_type_ids"] = torch.from_numpy(types).to(self.device)
         # Without padding no mask is needed, and attention is cheaper.
         self.mask = None if mask.all() else torch.from_numpy(mask.astype("int64")).to(self.device)
 
-    def run(self, keep: bool, layers: _Layers | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def run(self, keep: bool, layers: _Layers) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The rows of last_hidden_state (n_rows, width), padding left out, and the pooler's (n_windows, width)."""
         self.random_state = _random_state(self.device) if self.net.training and not keep else None
         with torch.set_grad_enabled(keep):
@@ -233,13 +295,15 @@ class _Pass:
         return output[0].detach(), None if output[1] is None else output[1].detach()
 
     def _compute(self, layers: _Layers | None = None) -> tuple[torch.Tensor, torch.Tensor | None]:
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
-            output = self.net(input_ids=self.ids, attention_mask=self.mask, **self.ask)
+        with torch.autocast(self.device.type, dtype=self.halved, enabled=self.halved is not None):
+            output = self.net(input_ids=self.ids, attention_mask=self.mask, **self.types, **self.ask)
         if layers is not None:
             layers.keep(self, output)
         pooled = getattr(output, "pooler_output", None)
-        rows = output.last_hidden_state.flatten(0, 1).index_select(0, self.real)
-        return rows.float(), None if pooled is None else pooled.float()
+        states = [output.last_hidden_state] if self.mix is None else output.hidden_states
+        rows = [state.flatten(0, 1).index_select(0, self.real).to(self.dtype) for state in states]
+        hidden = rows[0] if self.mix is None else self.mix(torch.stack(rows))
+        return hidden, None if pooled is None else pooled.to(self.dtype)
 
     def backward(self, d_rows: torch.Tensor | None, d_pooled: torch.Tensor | None) -> None:
         output = self.output
@@ -256,19 +320,20 @@ class _Pass:
 class _Layers:
     """What every layer gave, gathered over the passes."""
 
-    def __init__(self, batch: _Batch) -> None:
+    def __init__(self, batch: _Batch, hidden_states: bool, attentions: bool) -> None:
         self.batch = batch
+        self.ask_states, self.ask_attentions = hidden_states, attentions
         self.rows: torch.Tensor | None = None  # (n_layers + 1, n_rows, width)
         self.attentions: dict[int, Any] = {}  # by window
 
     def keep(self, step: _Pass, output: Any) -> None:
-        if output.hidden_states is not None:
-            states = torch.stack([h.detach().float().flatten(0, 1)[step.real] for h in output.hidden_states])
+        if self.ask_states:
+            states = torch.stack([h.detach().flatten(0, 1)[step.real].to(step.dtype) for h in output.hidden_states])
             if self.rows is None:
                 self.rows = states.new_zeros(len(states), len(self.batch.ids), states.shape[2])
             self.rows[:, step.rows] = states
-        if output.attentions is not None:
-            matrices = torch.stack([a.detach().float() for a in output.attentions], dim=1)
+        if self.ask_attentions:
+            matrices = torch.stack([a.detach().to(step.dtype) for a in output.attentions], dim=1)
             for window, matrix in zip(step.windows.tolist(), matrices, strict=True):
                 n = int(self.batch.lengths[window])
                 self.attentions[window] = torch2xp(matrix[:, :, :n, :n].contiguous())

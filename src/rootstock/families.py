@@ -5,6 +5,18 @@ from typing import Any
 
 
 @dataclass(frozen=True)
+class Classifier:
+    """Where the family's `...ForSequenceClassification` of Transformers has its head: module names."""
+
+    output: str = "classifier"  # from rows to logits
+    rows: str = "class_vector"  # what it classifies: a name in pooling.POOLING
+    dense: str | None = None  # a layer before the output, as wide as the rows
+    activation: str = "tanh"  # after it, by its name in Transformers
+    norm: str | None = None  # after that
+    bias: bool = True  # of the output
+
+
+@dataclass(frozen=True)
 class Family:
     """Settings of a model type, as `config.json` names it."""
 
@@ -12,15 +24,27 @@ class Family:
     class_position: int | None = (
         None  # of the piece that speaks for a window, where the tokenizer's cls_token is not it
     )
+    token_types: bool = True  # whether the model was pretrained with those that its tokenizer gives
+    classifier: Classifier | None = None
 
 
-ROBERTA = Family(reserved_positions=2)
+POOLED = Family(classifier=Classifier(rows="pooler"))
+ROBERTA = Family(reserved_positions=2, classifier=Classifier("classifier.out_proj", dense="classifier.dense"))
 FAMILIES: dict[str, Family] = {
+    "albert": POOLED,
+    "bert": POOLED,
     "camembert": ROBERTA,
+    "deberta-v2": Family(classifier=Classifier(dense="pooler.dense", activation="gelu")),
+    "distilbert": Family(classifier=Classifier(dense="pre_classifier", activation="relu")),
+    "electra": Family(classifier=Classifier("classifier.out_proj", dense="classifier.dense", activation="gelu")),
+    "gpt2": Family(classifier=Classifier("score", bias=False)),
+    "modernbert": Family(classifier=Classifier(dense="head.dense", activation="gelu", norm="head.norm")),
     "mpnet": ROBERTA,
     "roberta": ROBERTA,
     "xlm-roberta": ROBERTA,
-    "xlm": Family(class_position=0),  # its cls_token is </s>, its classifier reads the first piece
+    "xlnet": Family(classifier=Classifier("logits_proj", dense="sequence_summary.summary")),
+    # XLM's cls_token is </s>, its classifier reads the first piece; it adds the vector of piece 0 or 1 as a token type.
+    "xlm": Family(class_position=0, token_types=False, classifier=Classifier("sequence_summary.summary")),
 }
 
 UNLIMITED = 512  # pieces in a window where neither config nor tokenizer sets a limit: attention is quadratic
@@ -28,6 +52,22 @@ UNLIMITED = 512  # pieces in a window where neither config nor tokenizer sets a 
 
 def family_of(config: Any) -> Family:
     return FAMILIES.get(config.model_type, Family())
+
+
+def classifier_of(config: Any) -> Classifier:
+    """Raises ValueError for a model whose classifier is not in the table, or is configured to be another."""
+    found = family_of(config).classifier
+    if found is None:
+        known = ", ".join(sorted(name for name, family in FAMILIES.items() if family.classifier))
+        raise ValueError(f"the classifier of model type '{config.model_type}' is not known here; known are: {known}")
+    for setting, value in {
+        "classifier_pooling": "cls",
+        "summary_proj_to_labels": True,
+        "summary_use_proj": True,
+    }.items():
+        if getattr(config, setting, value) != value:
+            raise ValueError(f"config.json: a classifier with {setting}={getattr(config, setting)!r} is not known here")
+    return found
 
 
 def max_pieces(config: Any, tokenizer: Any) -> int:

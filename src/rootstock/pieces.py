@@ -17,6 +17,7 @@ class Pieces:
     """
 
     ids: np.ndarray  # (n_pieces,) id in the tokenizer's vocabulary
+    types: np.ndarray  # (n_pieces,) token type: 0 or 1 for the texts of a pair, where the model tells them apart
     sentence_pieces: np.ndarray  # (n_sentences,) pieces of each sentence
     sentence_tokens: np.ndarray  # (n_sentences,) spaCy tokens of each sentence
     kept_tokens: np.ndarray  # (n_sentences,) of these, how many came before the cut of `truncate`

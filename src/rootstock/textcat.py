@@ -19,8 +19,10 @@ from spacy.vocab import Vocab
 from thinc.api import Linear, Model, chain, get_array_module, list2ragged, with_array
 from thinc.types import Ragged
 
+from .families import classifier_of
 from .head import Head
-from .pooling import POOLING
+from .hidden import hidden_layer, set_hidden
+from .pooling import POOLING, Rows
 from .weights import BytesOfFolder
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ def make_textcat(
     nlp: Language,
     name: str,
     exclusive_classes: bool,
-    head: Literal["class_vector", "pooler", "mean", "last_hidden"],
+    head: Literal["class_vector", "pooler", "mean", "last_hidden", "native"],
     seed: int,
 ) -> TrfTextCat:
     """Make the component for `nlp.add_pipe`.
@@ -46,7 +48,10 @@ def make_textcat(
     exclusive_classes: one label holds per document (softmax), or any number of them (a sigmoid each).
     head: what is classified: the class vector of each sentence, the model's pooler output for it, the mean of the
         tokens, or each row of the last hidden state. The document's scores are the mean over what is classified.
+        `native` is what the model family's own classifier in Transformers has, a hidden layer included where it has
+        one: such a head can be given back (`classifiers.give_back`).
     seed: for the first weights of each label.
+    Raises ValueError where the head is unknown.
     """
     return TrfTextCat(nlp.vocab, name, exclusive_classes, head, seed)
 
@@ -59,13 +64,23 @@ class TrfTextCat(BytesOfFolder, Head):
         self.name = name
         self.seed = seed
         self.exclusive_classes = exclusive_classes
-        self.rows = POOLING[head]
+        self.head = head
         self.cfg: dict[str, Any] = {"labels": []}
+        self.hidden: Model | None = None
         self._build()
 
     def _build(self, n_labels: int | None = None, width: int | None = None) -> None:
         self.linear: Model = Linear(n_labels, width)
-        self.model = chain(list2ragged(), with_array(self.linear), mean_of_rows(self.exclusive_classes))
+        scorer = self.linear if self.hidden is None else chain(self.hidden, self.linear)
+        self.model = chain(list2ragged(), with_array(scorer), mean_of_rows(self.exclusive_classes))
+
+    def rows(self, doc: Doc) -> Rows:
+        """What is classified, and its backward pass."""
+        name = self.head
+        if name == "native":
+            assert self.tok2vec is not None
+            name = classifier_of(self.tok2vec.transformer.config).rows
+        return POOLING[name](doc)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -77,6 +92,8 @@ class TrfTextCat(BytesOfFolder, Head):
 
     def connect(self, tok2vec: TransformerTok2Vec) -> None:
         super().connect(tok2vec)
+        if self.head == "native" and self.hidden is None and tok2vec.model.shims:
+            self.hidden = hidden_layer(tok2vec.transformer.config, self.seed)
         self._size()
 
     def add_label(self, label: str) -> int:
@@ -104,12 +121,13 @@ class TrfTextCat(BytesOfFolder, Head):
         if have:
             weights = self.model.ops.xp.vstack([self.linear.get_param("W"), weights])
             bias[:have] = self.linear.get_param("b")
-        self._set_params(weights, bias)
+        self.set_weights(weights, bias)
 
-    def _set_params(self, weights: Any, bias: Any) -> None:
+    def set_weights(self, weights: Any, bias: Any) -> None:
+        """weights: array (n_labels, width); bias: array (n_labels,)."""
         self._build(*weights.shape)
-        self.linear.set_param("W", weights)
-        self.linear.set_param("b", bias)
+        self.linear.set_param("W", self.model.ops.asarray(weights))
+        self.linear.set_param("b", self.model.ops.asarray(bias))
 
     def initialize(
         self,
@@ -148,7 +166,15 @@ class TrfTextCat(BytesOfFolder, Head):
         loss, d_scores = self.get_loss(examples, scores)
         for (_, backprop_rows), d_rows in zip(rows, backprop(d_scores), strict=True):
             backprop_rows(d_rows)
+        if self.head == "native" and self.tok2vec and not classifier_of(self.tok2vec.transformer.config).bias:
+            self.linear.set_grad("b", self.model.ops.alloc1f(len(self.labels)))
         return loss
+
+    def logits(self, docs: Iterable[Doc]) -> list[Any]:
+        """For each document an array (n_rows, n_labels): what softmax or sigmoid makes probabilities of."""
+        self._require_labels()
+        ragged, scorer, _ = self.model.layers
+        return [scorer.predict(ragged.predict([self.rows(doc)[0]])).dataXd for doc in docs]
 
     def get_loss(self, examples: Iterable[Example], scores: Any) -> tuple[float, Any]:
         """Mean cross-entropy over documents, and its gradient of shape (n_docs, n_labels).
@@ -183,16 +209,25 @@ class TrfTextCat(BytesOfFolder, Head):
         srsly.write_json(Path(path) / "cfg", self.cfg)
         ops = self.model.ops
         params = {name: ops.to_numpy(self.linear.get_param(name)) for name in ("W", "b")}
+        if self.hidden is not None:
+            params |= {f"hidden.{k}": v.cpu().numpy() for k, v in self.hidden.shims[0]._model.state_dict().items()}
         save_file(params, Path(path) / "head.safetensors")
 
     def from_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> TrfTextCat:
+        """Raises ValueError where a native head stands in no pipeline with its transformer."""
         from safetensors.numpy import load_file
 
         self.cfg = srsly.read_json(Path(path) / "cfg")
         for label in self.labels:
             self.vocab.strings.add(label)
         params = load_file(Path(path) / "head.safetensors")
-        self._set_params(*(self.model.ops.asarray(params[name]) for name in ("W", "b")))
+        hidden = {name.removeprefix("hidden."): params.pop(name) for name in list(params) if "." in name}
+        if hidden:
+            if self.tok2vec is None:
+                raise ValueError(f"component '{self.name}' needs 'trf_tok2vec' before it in the pipeline")
+            self.hidden = hidden_layer(self.tok2vec.transformer.config, self.seed)
+            set_hidden(self.hidden, hidden)
+        self.set_weights(params["W"], params["b"])
         return self
 
 

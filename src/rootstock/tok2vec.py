@@ -25,7 +25,7 @@ from .weights import BytesOfFolder, forget_folders, load_model, save_model
 if TYPE_CHECKING:
     from .encoder import Encoded
 
-Precision = Literal["auto", "fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
 @Language.factory(
@@ -40,6 +40,8 @@ Precision = Literal["auto", "fp32", "bf16"]
         "layer_decay": 1.0,
         "words_per_batch": 3000,
         "precision": "auto",
+        "saved_precision": "fp32",
+        "mix_layers": False,
         "hidden_states": False,
         "attentions": False,
     },
@@ -54,6 +56,8 @@ def make_tok2vec(
     layer_decay: float,
     words_per_batch: int,
     precision: Precision,
+    saved_precision: Literal["fp32", "bf16", "fp16"],
+    mix_layers: bool,
     hidden_states: bool,
     attentions: bool,
 ) -> TransformerTok2Vec:
@@ -61,16 +65,31 @@ def make_tok2vec(
 
     weights: folder with config.json and model.safetensors; None for a component that is about to be loaded.
     trainable: whether the heads' gradients change the transformer.
-    train_layers: train the last N layers alone (and what stands above them); None for all, embeddings included.
+    train_layers: train the last N layers alone (and what stands above them); None for all, embeddings included; 0 with
+        mix_layers for the mix alone.
     learning_rate_scale: the transformer's learning rate as a multiple of the optimizer's.
     layer_decay: each layer's learning rate as a multiple of that of the layer above it (Howard and Ruder 2018,
         "Universal Language Model Fine-tuning for Text Classification", discriminative fine-tuning).
     words_per_batch: the most wordpieces, padding included, that the transformer computes at a time.
-    precision: fp32; bf16 (matrix products in bfloat16, weights in fp32); auto: bf16 where the hardware is fast at it.
+    precision: fp32; bf16 or fp16 (matrix products in these, weights in fp32); auto: bf16 where the hardware is fast
+        at it.
+    saved_precision: in which the weights are saved; bf16 and fp16 take half the space.
+    mix_layers: make `trf_last_hidden_state`, and what follows from it, a learned mix of the states of all layers
+        (Peters et al. 2018, "Deep contextualized word representations"). The pooler reads the last layer still.
     hidden_states, attentions: whether `doc._.trf_all_hidden_states` and `doc._.trf_all_attentions` are set.
+    Raises ValueError where the folder holds no weights, or not all of them.
     """
-    rates = LearningRates(train_layers if trainable else 0, learning_rate_scale, layer_decay)
-    pipe = TransformerTok2Vec(nlp.vocab, name, rates, words_per_batch, precision, hidden_states, attentions)
+    pipe = TransformerTok2Vec(
+        nlp.vocab,
+        name,
+        rates=LearningRates(train_layers if trainable else 0, learning_rate_scale, layer_decay),
+        trainable=trainable and (mix_layers or train_layers != 0),
+        words_per_batch=words_per_batch,
+        precision=precision,
+        saved_precision=saved_precision,
+        mix_layers=mix_layers,
+        layers={"hidden_states": hidden_states, "attentions": attentions},
+    )
     if weights is not None:
         pipe.read_weights(Path(weights))
         forget_folders(nlp)
@@ -84,21 +103,26 @@ class TransformerTok2Vec(BytesOfFolder, TrainablePipe):
         self,
         vocab: Vocab,
         name: str,
+        *,
         rates: LearningRates,
+        trainable: bool,
         words_per_batch: int,
-        precision: Precision,
-        hidden_states: bool = False,
-        attentions: bool = False,
+        precision: str,
+        saved_precision: str,
+        mix_layers: bool,
+        layers: dict[str, bool],
     ) -> None:
         attributes.register()
         self.vocab = vocab
         self.name = name
         self.cfg: dict[str, Any] = {}
-        self.trainable = rates.train_layers != 0
         self.rates = rates
+        self.trainable = trainable
         self.words_per_batch = words_per_batch
         self.precision = precision
-        self.layers = {"hidden_states": hidden_states, "attentions": attentions}
+        self.saved_precision = saved_precision
+        self.mix_layers = mix_layers
+        self.layers = layers
         self.model = Model("transformer", _no_weights)
         self.listener_map: dict[str, list[Model]] = {}
         self._awaited: frozenset[str] = frozenset()  # heads that learn from this batch
@@ -111,6 +135,11 @@ class TransformerTok2Vec(BytesOfFolder, TrainablePipe):
         if not self.model.shims:
             raise ValueError(f"component '{self.name}' has no weights: add it with config={{'weights': FOLDER}}")
         return self.model.shims[0]._model
+
+    @property
+    def mix(self) -> Any:
+        """The PyTorch module that mixes the layers, None without one."""
+        return next((shim._model for shim in self.model.shims[1:]), None)
 
     @property
     def width(self) -> int:
@@ -198,6 +227,7 @@ class TransformerTok2Vec(BytesOfFolder, TrainablePipe):
 
     def _step(self, sgd: Optimizer) -> None:
         if self._backprop is None and self.model.shims:
+            self.model.attrs["loss_scale"].unscale(self.model)
             self.model.finish_update(sgd)
 
     # spaCy's ListenedToComponent: how it tells this component which heads follow.
@@ -229,16 +259,27 @@ class TransformerTok2Vec(BytesOfFolder, TrainablePipe):
     # Serialization: the folder is a weights folder without the tokenizer.
 
     def read_weights(self, folder: Path) -> None:
+        """Take the weights in a folder. Raises ValueError where they are missing, or not all there."""
         from .encoder import make_encoder
 
-        self.model = make_encoder(load_model(folder), self.words_per_batch, self.precision, self.rates, **self.layers)
+        net, mix = load_model(folder), None
+        if self.mix_layers:
+            from .layer_mix import LayerMix
+
+            mix = LayerMix.read(folder / MIX, net.config.num_hidden_layers + 1)
+        self.model = make_encoder(net, self.words_per_batch, self.precision, self.rates, mix=mix, **self.layers)
 
     def to_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> None:
-        save_model(self.transformer, path)
+        save_model(self.transformer, path, self.saved_precision)
+        if self.mix is not None:
+            self.mix.write(Path(path) / MIX)
 
     def from_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> TransformerTok2Vec:
         self.read_weights(Path(path))
         return self
+
+
+MIX = "layer_mix.safetensors"
 
 
 def _no_weights(model: Model, docs: Any, is_train: bool) -> Any:

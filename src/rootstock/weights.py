@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -25,39 +26,60 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
 
 
 def load_config(folder: str | Path) -> PreTrainedConfig:
-    """The architecture that `config.json` describes."""
+    """The architecture that `config.json` describes. Raises ValueError where there is none."""
     from transformers import AutoConfig
 
+    _check(folder, "config.json")
     return AutoConfig.from_pretrained(folder, local_files_only=True)
 
 
 def load_model(folder: str | Path) -> PreTrainedModel:
-    """The bare encoder in float32. Raises ValueError where the folder is missing or holds no safetensors."""
+    """The bare encoder in float32; without a pooler where the weights have none.
+
+    Raises ValueError where the folder is missing, holds no safetensors, or these lack a part of the encoder.
+    """
     import torch
     from transformers import AutoModel
 
     _check(folder, "config.json", "model.safetensors")
-    with _no_progress_bars():
-        net = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=torch.float32)
+    with quiet():
+        net, info = AutoModel.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+        )
+    # Transformers fills what is missing with random numbers.
+    missing = sorted(info["missing_keys"])
+    if any(name.startswith("pooler.") for name in missing):
+        net.pooler = None
+    lost = [name for name in missing if not name.startswith("pooler.")]
+    if lost:
+        raise ValueError(
+            f"{Path(folder) / 'model.safetensors'} lacks {len(lost)} weights of the model, first {lost[0]}"
+        )
     net.config.use_cache = False  # keys and values are for generating text
     return net
 
 
-def save_model(net: PreTrainedModel, folder: str | Path) -> None:
-    """The inverse of load_model."""
-    with _no_progress_bars():
-        net.save_pretrained(folder)
+def save_model(net: PreTrainedModel, folder: str | Path, precision: str = "fp32") -> None:
+    """The inverse of load_model. precision: fp32, or bf16 or fp16 for half the size; load_model gives float32 again."""
+    import torch
+
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    with quiet():
+        (net if dtype == torch.float32 else copy.deepcopy(net).to(dtype)).save_pretrained(folder)
 
 
 @contextmanager
-def _no_progress_bars() -> Iterator[None]:
+def quiet() -> Iterator[None]:
+    """No progress bars, and no table of the weights that the checkpoint has for other purposes."""
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
+        logging.set_verbosity(verbosity)
         if shown:
             logging.enable_progress_bar()
 

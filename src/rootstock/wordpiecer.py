@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
+import weakref
 from collections.abc import Iterable, Iterator
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -10,7 +13,7 @@ import numpy as np
 from spacy.attrs import IDX, LENGTH
 from spacy.language import Language
 from spacy.pipeline import Pipe, Sentencizer
-from spacy.tokens import Doc
+from spacy.tokens import Doc, Span
 from spacy.training import Example
 from spacy.util import minibatch
 
@@ -27,17 +30,24 @@ if TYPE_CHECKING:
 @Language.factory(
     "trf_wordpiecer",
     assigns=["doc._.trf_word_pieces", "doc._.trf_word_pieces_", "doc._.trf_alignment"],
-    default_config={"weights": None, "long_sentences": "window"},
+    default_config={"weights": None, "spans": "sentence", "long_sentences": "window"},
 )
 def make_wordpiecer(
-    nlp: Language, name: str, weights: str | None, long_sentences: Literal["window", "truncate"]
+    nlp: Language,
+    name: str,
+    weights: str | None,
+    spans: Literal["sentence", "document"] | int,
+    long_sentences: Literal["window", "truncate"],
 ) -> WordPiecer:
     """Make the component for `nlp.add_pipe`.
 
     weights: folder with config.json and the tokenizer's files; None for a component that is about to be loaded.
+    spans: what the transformer reads at a time: each sentence, the whole document, or runs of so many tokens.
+        What is said of sentences everywhere else then holds for these.
     long_sentences: what becomes of a sentence longer than the model takes: windows that overlap, or a cut.
+    Raises ValueError where the folder holds no tokenizer, or spans is a number below 1.
     """
-    pipe = WordPiecer(name, long_sentences)
+    pipe = WordPiecer(nlp, name, spans, long_sentences)
     if weights is not None:
         pipe.read_weights(Path(weights))
         forget_folders(nlp)
@@ -47,9 +57,19 @@ def make_wordpiecer(
 class WordPiecer(BytesOfFolder, Pipe):
     """Sets `doc._.trf_word_pieces`, `trf_word_pieces_` and `trf_alignment`. A Doc that has its pieces keeps them."""
 
-    def __init__(self, name: str, long_sentences: Literal["window", "truncate"]) -> None:
+    def __init__(
+        self,
+        nlp: Language,
+        name: str,
+        spans: Literal["sentence", "document"] | int,
+        long_sentences: Literal["window", "truncate"],
+    ) -> None:
+        if not isinstance(spans, str) and spans < 1:
+            raise ValueError(f"component '{name}': spans is {spans}: 'sentence', 'document' or a number of tokens")
         attributes.register()
+        self.nlp = weakref.ref(nlp)
         self.name = name
+        self.spans = spans
         self.long_sentences = long_sentences
         self.sentencizer = Sentencizer()
         self.tokenizer: PreTrainedTokenizerBase | None = None
@@ -68,42 +88,76 @@ class WordPiecer(BytesOfFolder, Pipe):
                 yield from docs
 
     def update(self, examples: Iterable[Example], *, losses: dict[str, float] | None = None, **_: Any) -> dict:
-        """Annotates the predicted docs, so that `nlp.update` needs no `annotates=` for the components after this."""
-        self.annotate([eg.predicted for eg in examples])
+        """Annotates the predicted docs, so that `nlp.update` needs no `annotates=` for the components after this.
+
+        Warns where a component before this one would set other sentences at prediction.
+        """
+        docs = [eg.predicted for eg in examples]
+        if self.spans == "sentence" and any(_bare(doc) for doc in docs):
+            self._warn_of_other_sentences()
+        self.annotate(docs)
         return losses if losses is not None else {}
+
+    def _warn_of_other_sentences(self) -> None:
+        nlp = self.nlp()
+        names = nlp.pipe_names if nlp is not None else []
+        earlier = names[: names.index(self.name)] if self.name in names else []
+        for name in earlier:
+            assert nlp is not None
+            own = SENTENCES & set(nlp.get_pipe_meta(name).assigns)
+            if own and not isinstance(nlp.get_pipe(name), Sentencizer):
+                warnings.warn(
+                    f"'{self.name}' trains on sentences by punctuation, but '{name}' before it sets its own at "
+                    f"prediction: pass annotates=['{name}'] to nlp.update, or annotating_components in the config",
+                    stacklevel=2,
+                )
 
     def annotate(self, docs: list[Doc]) -> None:
         """Give each doc its pieces, where it has none yet; sentences by spaCy's rules where nobody has set any."""
         if self.tokenizer is None:
             raise ValueError(f"component '{self.name}' has no tokenizer: add it with config={{'weights': FOLDER}}")
-        new = [doc for doc in docs if KEY not in doc.user_data]
-        for doc in new:
-            if not doc.has_annotation("SENT_START"):
-                self.sentencizer(doc)
-        sentences = [sent for doc in new for sent in doc.sents]
-        cut = self._cut([sent.text for sent in sentences])
-        for doc in new:
-            _pieces(doc, [next(cut) for _ in doc.sents]).store(doc)
+        new = [(doc, self._texts(doc)) for doc in docs if KEY not in doc.user_data]
+        cut = self._cut([text for _, units in new for texts in units for text in texts])
+        for doc, units in new:
+            cuts = [self._window([next(cut) for _ in texts]) for texts in units]
+            _pieces(doc, [sum(len(text) for text in texts) for texts in units], cuts).store(doc)
         for doc in docs:
             doc.user_hooks["trf_word_pieces_"] = self.strings
+
+    def _texts(self, doc: Doc) -> list[list[Span]]:
+        """What the transformer reads at a time: one text, or the two of a pair."""
+        second = doc._.trf_second_text
+        if second is not None:
+            return [[doc[:second], doc[second:]]]
+        if self.spans == "document":
+            return [[doc[:]]] if len(doc) else []
+        if isinstance(self.spans, int):
+            return [[doc[start : start + self.spans]] for start in range(0, len(doc), self.spans)]
+        if _bare(doc):
+            self.sentencizer(doc)
+        return [[sent] for sent in doc.sents]
 
     def strings(self, doc: Doc) -> list[str]:
         assert self.tokenizer is not None
         return self.tokenizer.convert_ids_to_tokens(Pieces.of(doc).ids.tolist())
 
-    def _cut(self, texts: list[str]) -> Iterator[Cut]:
+    def _cut(self, texts: list[Span]) -> Iterator[Text]:
         if not texts:
             return
         assert self.tokenizer is not None
+        strings = [text.text for text in texts]
         if self.tokenizer.is_fast:
             # Straight to the Rust tokenizer: the layer above it changes settings at each call, which threads trip over.
-            encoded = self.tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False)
+            encoded = self.tokenizer.backend_tokenizer.encode_batch(strings, add_special_tokens=False)
             pairs = [(one.ids, one.offsets) for one in encoded]
         else:
-            batch = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-            pairs = [(ids, self._find(text, ids)) for text, ids in zip(texts, batch, strict=True)]
-        for ids, places in pairs:
-            yield self._window(np.asarray(ids, "int32"), np.asarray(places, "int32").reshape(-1, 2))
+            batch = self.tokenizer(strings, add_special_tokens=False, verbose=False)["input_ids"]
+            pairs = [(ids, self._find(string, ids)) for string, ids in zip(strings, batch, strict=True)]
+        for text, (ids, places) in zip(texts, pairs, strict=True):
+            spans = np.asarray(places, "int32").reshape(-1, 2)
+            if len(text):
+                spans = np.where(spans[:, 1:] > spans[:, :1], spans + text.start_char, spans)
+            yield Text(np.asarray(ids, "int32"), spans)
 
     def _find(self, text: str, ids: list[int]) -> list[tuple[int, int]]:
         """Where in the text the pieces stand, by their letters, for a tokenizer that does not say."""
@@ -116,35 +170,40 @@ class WordPiecer(BytesOfFolder, Pipe):
         characters = get_alignments(list(text), strings)[1]
         return [(min(found), max(found) + 1) if found else (0, 0) for found in characters]
 
-    def _window(self, ids: np.ndarray, spans: np.ndarray) -> Cut:
-        """Put boundary pieces around a sentence, or around each window of one that is longer than the model takes."""
-        edges = self.edges
-        room = self.max_pieces - len(edges.before) - len(edges.after)
-        starts = [0]
-        truncated = len(ids) > room and self.long_sentences == "truncate"
-        if truncated:
-            ids, spans = ids[:room], spans[:room]
-        elif len(ids) > room:
-            step = max(1, room - room // 4)
-            starts = [*range(0, len(ids) - room, step), len(ids) - room]
+    def _window(self, texts: list[Text]) -> Cut:
+        """Put boundary pieces around a text or two, or around each window of what is longer than the model takes.
 
-        out: list[np.ndarray] = []
+        The windows of a pair show each part of the first text with each part of the second.
+        """
+        template = self.templates[len(texts) - 1]
+        room = self.max_pieces - sum(map(len, template.edges))
+        parts = _parts([len(text.ids) for text in texts], room)
+        truncated = len(texts) == 1 and len(parts[0]) > 1 and self.long_sentences == "truncate"
+        places = [np.full(len(text.ids), -1) for text in texts]  # of each piece among those of the sentence
+        ids: list[np.ndarray] = []
+        types: list[np.ndarray] = []
+        spans: list[np.ndarray] = []
         windows: list[np.ndarray] = []
-        place = np.zeros(len(ids), "int32")  # where each inner piece stands among the sentence's pieces
-        done = size = 0
-        for start in starts:
-            end = min(start + room, len(ids))
-            n_new = end - done
-            place[done:end] = size + len(edges.before) + np.arange(n_new)
-            first = np.arange(size, size + len(edges.before))
-            last = size + len(edges.before) + n_new + np.arange(len(edges.after))
-            windows.append(np.concatenate([first, place[start:end], last]))
-            out += [edges.before, ids[done:end], edges.after]
-            size += len(edges.before) + n_new + len(edges.after)
-            done = end
-        all_spans = np.zeros((size, 2), "int32")
-        all_spans[place] = spans
-        return Cut(np.concatenate(out), all_spans, windows, edges.class_position, truncated)
+        size = 0
+        for chosen in [tuple(part[0] for part in parts)] if truncated else product(*parts):
+            window: list[np.ndarray] = []
+            for i, edge in enumerate(template.edges):
+                ids.append(edge)
+                types.append(template.edge_types[i])
+                spans.append(np.zeros((len(edge), 2), "int32"))
+                window.append(size + np.arange(len(edge)))
+                size += len(edge)
+                if i < len(texts):
+                    start, end = chosen[i]
+                    new = start + np.flatnonzero(places[i][start:end] < 0)
+                    places[i][new] = size + np.arange(len(new))
+                    ids.append(texts[i].ids[new])
+                    types.append(np.full(len(new), template.text_types[i]))
+                    spans.append(texts[i].spans[new])
+                    window.append(places[i][start:end])
+                    size += len(new)
+            windows.append(np.concatenate(window))
+        return Cut(_join(ids), _join(types), np.concatenate(spans), windows, template.class_position, truncated)
 
     # Serialization: the folder is a weights folder without model.safetensors.
 
@@ -154,7 +213,7 @@ class WordPiecer(BytesOfFolder, Pipe):
             self.tokenizer.backend_tokenizer.no_truncation()
             self.tokenizer.backend_tokenizer.no_padding()
         self.config = load_config(folder)
-        self.edges = _edges(self.tokenizer, family_of(self.config))
+        self.templates = [_template(self.tokenizer, family_of(self.config), n) for n in (1, 2)]
         self.max_pieces = max_pieces(self.config, self.tokenizer)
 
     def to_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> None:
@@ -168,60 +227,98 @@ class WordPiecer(BytesOfFolder, Pipe):
         return self
 
 
-class Edges(NamedTuple):
-    """The boundary pieces that a tokenizer puts around a sentence, as the model was pretrained."""
+SENTENCES = {"doc.sents", "token.is_sent_start", "token.sent_start"}
 
-    before: np.ndarray
-    after: np.ndarray
+
+def _bare(doc: Doc) -> bool:
+    """Whether nobody has set sentences, nor cut the document into pieces."""
+    return KEY not in doc.user_data and not doc.has_annotation("SENT_START")
+
+
+class Text(NamedTuple):
+    ids: np.ndarray  # (n_pieces,) without boundary pieces
+    spans: np.ndarray  # (n_pieces, 2) characters in the document's text; empty where a piece has none
+
+
+class Template(NamedTuple):
+    """How a tokenizer sets off one text, or two, as the model was pretrained."""
+
+    edges: list[np.ndarray]  # the boundary pieces before the first text, after it, and after the second
+    edge_types: list[np.ndarray]  # their token types
+    text_types: list[int]  # the token type of each text
     class_position: int  # of the piece that speaks for the sentence, counted from the end where negative
 
 
-def _edges(tokenizer: PreTrainedTokenizerBase, family: Family) -> Edges:
+def _template(tokenizer: PreTrainedTokenizerBase, family: Family, n_texts: int) -> Template:
     inner = tokenizer("a", add_special_tokens=False)["input_ids"]
-    whole = tokenizer("a")["input_ids"]
-    start = next(i for i in range(len(whole)) if whole[i : i + len(inner)] == inner)
-    before, after = whole[:start], whole[start + len(inner) :]
+    encoded = tokenizer(*["a"] * n_texts)
+    whole = encoded["input_ids"]
+    typed = family.token_types and "token_type_ids" in tokenizer.model_input_names
+    types = encoded["token_type_ids"] if typed else [0] * len(whole)
+    starts = [i for i in range(len(whole)) if whole[i : i + len(inner)] == inner]
+    bounds = [0, *(bound for start in starts for bound in (start, start + len(inner))), len(whole)]
+    edges = [slice(*bounds[i : i + 2]) for i in range(0, len(bounds), 2)]
     position = -1  # without a class piece the last one has seen them all
     if family.class_position is not None:
         position = family.class_position
-    elif tokenizer.cls_token_id in before:
-        position = before.index(tokenizer.cls_token_id)
-    elif tokenizer.cls_token_id in after:
-        position = after.index(tokenizer.cls_token_id) - len(after)
-    return Edges(np.asarray(before, "int32"), np.asarray(after, "int32"), position)
+    elif tokenizer.cls_token_id in whole[edges[0]]:
+        position = whole.index(tokenizer.cls_token_id)
+    elif tokenizer.cls_token_id in whole[edges[-1]]:
+        position = len(whole) - 1 - whole[::-1].index(tokenizer.cls_token_id) - len(whole)
+    return Template(
+        [np.asarray(whole[edge], "int32") for edge in edges],
+        [np.asarray(types[edge], "int32") for edge in edges],
+        [types[start] for start in starts],
+        position,
+    )
+
+
+def _parts(lengths: list[int], room: int) -> list[list[tuple[int, int]]]:
+    """For each text the parts, start and end, that windows show; they overlap by a quarter."""
+    rooms = [room]
+    if len(lengths) == 2:  # a text gets half, and what the other leaves
+        first = min(lengths[0], max(room // 2, room - lengths[1]))
+        rooms = [first, room - first]
+    parts = []
+    for n, size in zip(lengths, rooms, strict=True):
+        starts = [0]
+        if n > size:
+            starts = [*range(0, n - size, max(1, size - size // 4)), n - size]
+        parts.append([(start, min(start + size, n)) for start in starts])
+    return parts
 
 
 class Cut(NamedTuple):
-    """One sentence in pieces."""
+    """One sentence, or one pair of texts, in pieces."""
 
     ids: np.ndarray  # (n_pieces,)
-    spans: np.ndarray  # (n_pieces, 2) characters in the sentence's text; empty for boundary pieces
+    types: np.ndarray  # (n_pieces,) token types
+    spans: np.ndarray  # (n_pieces, 2) characters in the document's text; empty for boundary pieces
     windows: list[np.ndarray]  # for each window the pieces it shows
     class_position: int  # in each window
     truncated: bool
 
 
-def _pieces(doc: Doc, cuts: list[Cut]) -> Pieces:
-    """Join the sentences of a document and align them."""
+def _pieces(doc: Doc, lengths: list[int], cuts: list[Cut]) -> Pieces:
+    """Join the sentences of a document, of so many tokens each, and align them."""
     attrs = doc.to_array([IDX, LENGTH]).astype("int64").reshape(-1, 2)
     token_spans = np.stack([attrs[:, 0], attrs[:, 0] + attrs[:, 1]], axis=1)
-    sents = list(doc.sents)
     n_pieces = np.array([len(cut.ids) for cut in cuts], "int32")
-    n_tokens = np.array([len(sent) for sent in sents], "int32")
+    n_tokens = np.array(lengths, "int32")
     kept = n_tokens.copy()
     offsets = np.cumsum(n_pieces) - n_pieces
-    spans, windows, speakers = [], [], []
-    for i, (sent, cut) in enumerate(zip(sents, cuts, strict=True)):
-        shift = np.where(cut.spans[:, 1:] > cut.spans[:, :1], sent.start_char, 0)
-        spans.append(cut.spans + shift)
+    windows, speakers = [], []
+    for i, cut in enumerate(cuts):
         if cut.truncated:
-            end = sent.start_char + cut.spans.max()
-            kept[i] = max(1, np.searchsorted(token_spans[sent.start : sent.end, 0], end))
-        windows += [offsets[i] + w for w in cut.windows if len(w)]
-        speakers += [offsets[i] + w[cut.class_position] for w in cut.windows if len(w)]
-    tokens, pieces = align(token_spans, _join(spans).reshape(-1, 2))
+            start = n_tokens[:i].sum()
+            kept[i] = max(1, np.searchsorted(token_spans[start : start + n_tokens[i], 0], cut.spans.max()))
+        shown = [w for w in cut.windows if len(w)]
+        windows += [offsets[i] + w for w in shown]
+        speakers += [offsets[i] + w[cut.class_position] for w in shown]
+    tokens, pieces = align(token_spans, _join([cut.spans for cut in cuts]).reshape(-1, 2))
     return Pieces(
         ids=_join([cut.ids for cut in cuts]),
+        types=_join([cut.types for cut in cuts]),
         sentence_pieces=n_pieces,
         sentence_tokens=n_tokens,
         kept_tokens=kept,

@@ -99,8 +99,10 @@ def test_rows_are_those_of_the_model(family_nlp):
         pieces = Pieces.of(doc)
         total, seen = np.zeros((len(pieces.ids), 16)), np.zeros((len(pieces.ids), 1))
         for window in windows_of(pieces):
+            ids, types = (torch.from_numpy(array[window]).long()[None] for array in (pieces.ids, pieces.types))
+            typed = {"token_type_ids": types} if types.any() else {}
             with torch.no_grad():
-                total[window] += net(torch.from_numpy(pieces.ids[window]).long()[None]).last_hidden_state[0].numpy()
+                total[window] += net(ids, **typed).last_hidden_state[0].numpy()
             seen[window] += 1
         np.testing.assert_allclose(doc._.trf_last_hidden_state, total / np.maximum(seen, 1), atol=1e-4)
 
@@ -109,8 +111,11 @@ def test_boundary_pieces_are_the_tokenizers_own(family_nlp):
     wordpiecer = family_nlp.get_pipe("trf_wordpiecer")
     for doc in family_nlp.pipe(TEXTS[:2]):
         ends = np.cumsum(Pieces.of(doc).sentence_pieces)
-        for sent, ids in zip(doc.sents, np.split(Pieces.of(doc).ids, ends[:-1]), strict=True):
-            assert ids.tolist() == wordpiecer.tokenizer(sent.text)["input_ids"]
+        parts = [np.split(array, ends[:-1]) for array in (Pieces.of(doc).ids, Pieces.of(doc).types)]
+        for sent, ids, types in zip(doc.sents, *parts, strict=True):
+            expected = wordpiecer.tokenizer(sent.text)
+            assert ids.tolist() == expected["input_ids"]
+            assert types.tolist() == expected.get("token_type_ids", [0] * len(ids))
 
 
 def test_sums_are_preserved_and_columns_are_one(family_nlp):

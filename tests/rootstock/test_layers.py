@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
+import spacy
 import torch
 
 from rootstock.alignment import token_attention
 from rootstock.pieces import Pieces
 
 from ..conftest import pipeline
+from .test_update import BATCHES, examples, sgd
 
 TEXT = "The U.S. cannot wait. Silicon Valley is unbelievable!"
 
@@ -59,6 +61,40 @@ def test_windows(tiny):
     [matrix] = token_attention(doc)
     np.testing.assert_allclose(matrix.sum(-1), 1, atol=1e-4)
     assert nlp("")._.trf_all_attentions in (None, [])
+
+
+def test_a_mix_of_layers(minilm):
+    """At first the mean of all layers, the embeddings included; then as its weights say. A document of windows too."""
+    nlp, layers = pipeline(minilm, mix_layers=True), pipeline(minilm, hidden_states=True)
+    texts = [TEXT, " ".join(["word"] * 600)]
+    states = [doc._.trf_all_hidden_states for doc in layers.pipe(texts)]
+    for doc, each in zip(nlp.pipe(texts), states, strict=True):
+        np.testing.assert_allclose(doc._.trf_last_hidden_state, each.mean(axis=0), atol=1e-4)
+    mix = nlp.get_pipe("trf_tok2vec").mix
+    with torch.no_grad():
+        mix.weights.copy_(torch.arange(7.0))
+        mix.scale.fill_(2.0)
+    shares = np.exp(np.arange(7)) / np.exp(np.arange(7)).sum()
+    for doc, each in zip(nlp.pipe(texts), states, strict=True):
+        np.testing.assert_allclose(doc._.trf_last_hidden_state, 2 * np.tensordot(shares, each, 1), atol=1e-4)
+
+
+@pytest.mark.parametrize("train_layers", [0, None], ids=["alone", "with the transformer"])
+def test_the_mix_learns_and_is_saved(tiny, tmp_path, train_layers):
+    nlp = pipeline(tiny, mix_layers=True, train_layers=train_layers)
+    head = nlp.add_pipe("trf_textcat")
+    head.add_label("GOOD"), head.add_label("BAD")
+    tok2vec = nlp.get_pipe("trf_tok2vec")
+    before = {name: value.clone() for name, value in tok2vec.transformer.state_dict().items()}
+    for _ in range(2):
+        nlp.update(examples(nlp, BATCHES[0]), sgd=sgd())
+    assert tok2vec.mix.weights.abs().min() > 1e-6 and tok2vec.mix.scale != 1
+    moved = [name for name, value in tok2vec.transformer.state_dict().items() if not torch.equal(value, before[name])]
+    assert bool(moved) == (train_layers is None)
+    nlp.to_disk(tmp_path)
+    loaded = spacy.load(tmp_path)
+    assert torch.equal(loaded.get_pipe("trf_tok2vec").mix.weights, tok2vec.mix.weights)
+    np.testing.assert_array_equal(loaded(TEXT).tensor, nlp(TEXT).tensor)
 
 
 def test_off_unless_asked_for(nlp):

@@ -63,7 +63,7 @@ class Reference:
             head = self.nlp.get_pipe(name)
             losses = []
             for text, label in batch:
-                logits = self._rows(text, head.rows.__name__) @ weight.T + bias
+                logits = self._rows(text, head.head) @ weight.T + bias
                 truth = torch.tensor([label == "GOOD", label == "BAD"]).float()
                 if head.exclusive_classes:
                     losses.append(-(truth * torch.log(logits.softmax(-1).mean(0))).sum())
@@ -80,15 +80,16 @@ class Reference:
         ids = np.split(pieces.ids, np.cumsum(pieces.sentence_pieces)[:-1])
         outputs = [self.net(torch.from_numpy(i).long()[None]) for i in ids]
         hidden = torch.cat([output.last_hidden_state[0] for output in outputs])
-        if way == "class_vectors":
+        if way == "class_vector":
             return torch.stack([output.last_hidden_state[0, 0] for output in outputs])
-        if way == "pooler_output":
+        if way == "pooler":
             return torch.cat([output.pooler_output for output in outputs])
-        if way == "mean_of_tokens":
+        if way == "mean":
             tokens, columns, weights = entries(pieces)
             alignment = torch.zeros(len(doc), len(hidden))
             alignment[tokens, columns] = torch.from_numpy(weights)
             return (alignment @ hidden).mean(0, keepdim=True)
+        assert way == "last_hidden"
         return hidden
 
     def step(self):
@@ -177,6 +178,28 @@ def test_many_packs_give_the_gradient_of_one(tiny):
         states.append(net_of(nlp).state_dict())
     for name, value in states[0].items():
         np.testing.assert_allclose(states[1][name], value, atol=2e-5, err_msg=name)
+
+
+def test_fp16_scales_the_loss(tiny):
+    """Close to fp32; an overflow costs a step of the transformer and halves the scale."""
+    states = []
+    for precision in ("fp32", "fp16"):
+        nlp = build(tiny, precision=precision)
+        for batch in BATCHES:
+            nlp.update(examples(nlp, batch), sgd=sgd())
+        states.append(copy.deepcopy(net_of(nlp).state_dict()))
+    tok2vec = nlp.get_pipe("trf_tok2vec")
+    start = build(tiny).get_pipe("trf_tok2vec").transformer.state_dict()
+    for name, value in states[0].items():
+        moved = (value - start[name]).norm()
+        assert (states[1][name] - value).norm() <= 0.05 * moved + 1e-6, name
+
+    scale = tok2vec.model.attrs["loss_scale"]
+    assert scale.value == 2.0**16 and scale.steps == 2
+    scale.value = 2.0**40
+    nlp.update(examples(nlp, BATCHES[0]), sgd=sgd())
+    assert scale.value == 2.0**39 and scale.steps == 0
+    assert all(torch.equal(states[1][name], value) for name, value in net_of(nlp).state_dict().items())
 
 
 def test_recomputation_draws_the_same_dropout(tiny):

@@ -1,3 +1,4 @@
+import warnings
 from itertools import pairwise
 
 import numpy as np
@@ -6,6 +7,7 @@ import spacy
 from hypothesis import given
 from hypothesis import strategies as st
 from spacy.tokens import Doc, DocBin
+from spacy.training import Example
 
 from rootstock.pieces import Pieces
 
@@ -108,3 +110,38 @@ def test_saved_and_loaded(tiny_nlp, tmp_path):
     other = spacy.blank("en")
     other.add_pipe("trf_wordpiecer").from_bytes(tiny_nlp.get_pipe("trf_wordpiecer").to_bytes())
     assert other(text)._.trf_word_pieces_ == expected
+
+
+def test_spans_other_than_sentences(nlp, minilm, tiny):
+    text = "Laura flew to Silicon Valley. It rained."
+    whole, runs = pipeline(minilm, spans="document"), pipeline(minilm, spans=4)
+    assert " ".join(whole(text)._.trf_word_pieces_) == "[CLS] laura flew to silicon valley . it rained . [SEP]"
+    assert " ".join(runs(text)._.trf_word_pieces_) == (
+        "[CLS] laura flew to silicon [SEP] [CLS] valley . it rained [SEP] [CLS] . [SEP]"
+    )
+    for other in (whole, runs):
+        doc = other(text)
+        np.testing.assert_allclose(doc.tensor.sum(0), doc._.trf_last_hidden_state.sum(0), atol=1e-4)
+        assert not doc.has_annotation("SENT_START") and other("").tensor.shape == (0, 384)
+    windows = pipeline(tiny, spans="document")
+    doc = windows("Word. " * 60)
+    assert Pieces.of(doc).n_sentences == 1 and len(Pieces.of(doc).window_lengths) > 2
+    with pytest.raises(ValueError, match="spans is 0: 'sentence', 'document' or a number"):
+        pipeline(tiny, spans=0)
+
+
+def test_training_warns_where_prediction_would_have_other_sentences(tiny):
+    nlp = spacy.blank("en")
+    nlp.add_pipe("senter")
+    nlp.add_pipe("trf_wordpiecer", config={"weights": str(tiny)})
+    examples = [Example.from_dict(nlp.make_doc("Some text. More."), {})]
+    nlp.initialize(lambda: [Example.from_dict(nlp.make_doc("One two."), {"sent_starts": [1, 0, 0]})])
+    with pytest.warns(UserWarning, match=r"'senter' before it sets its own .* annotates=\['senter'\]"):
+        nlp.update(examples, exclude=["senter"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        nlp.update(examples, exclude=["senter"], annotates=["senter"])
+        rules = spacy.blank("en")
+        rules.add_pipe("sentencizer")
+        rules.add_pipe("trf_wordpiecer", config={"weights": str(tiny)})
+        rules.update([Example.from_dict(rules.make_doc("Some text. More."), {})])

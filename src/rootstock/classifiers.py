@@ -1,0 +1,124 @@
+"""Take over a sequence classifier of Transformers as a spaCy pipeline, and give one back."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import spacy
+from spacy.language import Language
+
+from .families import Classifier, classifier_of
+from .hidden import set_hidden
+from .textcat import TrfTextCat
+from .tok2vec import TransformerTok2Vec
+from .weights import load_config, quiet
+from .wordpiecer import WordPiecer
+
+
+def take_over(
+    folder: str | Path,
+    language: str = "en",
+    wordpiecer: dict[str, Any] | None = None,
+    tok2vec: dict[str, Any] | None = None,
+) -> Language:
+    """A pipeline whose `doc.cats` are the probabilities of a fine-tuned `...ForSequenceClassification`.
+
+    folder: config.json, model.safetensors and the tokenizer's files, as `save_pretrained` leaves them.
+    wordpiecer, tok2vec: more config of these components. The whole document is read at a time, as such models are
+        trained; one longer than the model takes has the mean over its windows.
+    Raises ValueError where the folder holds no classifier, or one that is not known here.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    config, folder = load_config(folder), str(folder)
+    spec = classifier_of(config)
+    if config.problem_type == "regression" or config.num_labels < 2:
+        raise ValueError(
+            f"{folder}: problem_type={config.problem_type!r} with {config.num_labels} label(s) is no classifier"
+        )
+    with quiet():
+        net, info = AutoModelForSequenceClassification.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, output_loading_info=True
+        )
+    if info["missing_keys"]:
+        raise ValueError(
+            f"{folder}: model.safetensors has no trained classifier: {sorted(info['missing_keys'])[0]} is missing"
+        )
+    nlp = spacy.blank(language)
+    nlp.add_pipe("trf_wordpiecer", config={"weights": folder, "spans": "document", **(wordpiecer or {})})
+    nlp.add_pipe("trf_tok2vec", config={"weights": folder, **(tok2vec or {})})
+    exclusive = config.problem_type != "multi_label_classification"
+    head: TrfTextCat = nlp.add_pipe("trf_textcat", config={"head": "native", "exclusive_classes": exclusive})
+    for i in range(config.num_labels):
+        head.add_label(config.id2label[i])
+    arrays = {name: value.float().numpy() for name, value in net.state_dict().items()}
+    weight = arrays[f"{spec.output}.weight"]
+    bias = arrays.get(f"{spec.output}.bias", weight[:, 0] * 0)
+    if head.hidden is not None:
+        set_hidden(head.hidden, _hidden_of(arrays, spec))
+    head.set_weights(weight, bias)
+    return nlp
+
+
+def give_back(nlp: Language, folder: str | Path) -> None:
+    """Save `trf_textcat` and its transformer as the `...ForSequenceClassification` of the model's family.
+
+    folder: for config.json, model.safetensors and the tokenizer's files, as `from_pretrained` reads them. Equal logits
+    for each text that the pipeline reads as one (a sentence, or `spans: document`).
+    Raises ValueError where the head is none that the family's classifier has: configure it with `head: native`.
+    """
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    wordpiecer, tok2vec, head = (_find(nlp, kind) for kind in (WordPiecer, TransformerTok2Vec, TrfTextCat))
+    config = copy.deepcopy(tok2vec.transformer.config)
+    spec = classifier_of(config)
+    if head.head != "native" and (head.head != spec.rows or spec.dense is not None or not spec.bias):
+        raise ValueError(
+            f"component '{head.name}' has head='{head.head}', which {config.model_type}'s classifier in Transformers "
+            "cannot hold: configure it with head='native' before training"
+        )
+    if tok2vec.mix is not None:
+        raise ValueError(f"component '{tok2vec.name}' mixes layers, which no classifier in Transformers does")
+    config.num_labels = len(head.labels)
+    config.id2label = dict(enumerate(head.labels))
+    config.label2id = {label: i for i, label in config.id2label.items()}
+    config.problem_type = "single_label_classification" if head.exclusive_classes else "multi_label_classification"
+    config.pad_token_id = config.pad_token_id if config.pad_token_id is not None else config.eos_token_id
+    net = AutoModelForSequenceClassification.from_config(config)
+    lacking, _ = net.base_model.load_state_dict(tok2vec.transformer.state_dict(), strict=False)
+    if lacking:
+        raise ValueError(f"component '{tok2vec.name}' has no {lacking[0]}, which the classifier reads")
+    state = net.state_dict()
+    names = {"weight": f"{spec.output}.weight", "bias": f"{spec.output}.bias"}
+    to_torch = lambda array: torch.from_numpy(head.model.ops.to_numpy(array).copy())  # noqa: E731
+    state[names["weight"]] = to_torch(head.linear.get_param("W"))
+    if names["bias"] in state:
+        state[names["bias"]] = to_torch(head.linear.get_param("b"))
+    if head.hidden is not None:
+        for name, value in head.hidden.shims[0]._model.state_dict().items():
+            state[_name(name, spec)] = value.cpu()
+    net.load_state_dict(state)
+    with quiet():
+        net.save_pretrained(folder)
+    wordpiecer.tokenizer.save_pretrained(str(folder))
+
+
+def _hidden_of(arrays: dict[str, Any], spec: Classifier) -> dict[str, Any]:
+    wanted = [f"{part}.{kind}" for part in ("dense", "norm") for kind in ("weight", "bias")]
+    return {name: arrays[_name(name, spec)] for name in wanted if _name(name, spec) in arrays}
+
+
+def _name(name: str, spec: Classifier) -> str:
+    """Of a parameter of the hidden layer: its name in Transformers."""
+    part, kind = name.split(".")
+    return f"{getattr(spec, part)}.{kind}"
+
+
+def _find(nlp: Language, kind: type) -> Any:
+    found = next((component for _, component in nlp.pipeline if isinstance(component, kind)), None)
+    if found is None:
+        raise ValueError(f"the pipeline has no {kind.__name__}: its components are {', '.join(nlp.pipe_names)}")
+    return found

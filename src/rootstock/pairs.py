@@ -1,0 +1,19 @@
+"""Two texts that the model reads together: premise and hypothesis, question and passage."""
+
+from spacy.language import Language
+from spacy.tokens import Doc
+
+from . import attributes
+
+
+def make_pair(nlp: Language, first: str, second: str) -> Doc:
+    """A Doc of both texts, with white space between them, for `nlp(doc)`, `nlp.pipe` or an Example.
+
+    `trf_wordpiecer` sets the two off with the boundary pieces and token types that the model's own tokenizer uses;
+    `doc._.trf_second_text` is the token at which the second begins. The pair has one class vector.
+    """
+    attributes.register()
+    docs = [nlp.make_doc(first), nlp.make_doc(second)]
+    pair = Doc.from_docs(docs, ensure_whitespace=True)
+    pair._.trf_second_text = len(docs[0])
+    return pair

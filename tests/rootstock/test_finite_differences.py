@@ -1,0 +1,158 @@
+"""Gradients against finite differences, all in float64: for every head, doc.tensor, windows, and the mix of layers."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from spacy.training import Example
+from thinc.api import Ops
+
+from rootstock.alignment import add_tensor_gradient
+from rootstock.pieces import Pieces
+from rootstock.pooling import POOLING
+
+from ..conftest import pipeline
+
+LONG = " ".join(f"w{i}" for i in range(40))  # some windows
+TEXTS = ["I like it. A lot.", "No, not at all 😀.", LONG]
+STEP = 1e-6
+
+
+class Double(Ops):
+    """Thinc's plain NumPy operations in float64; its fast ones know float32 alone."""
+
+    xp = np
+
+    def alloc(self, shape, *, dtype="float64", zeros=True):
+        return np.zeros(shape, "float64" if dtype == "float32" else dtype)
+
+
+def in_float64(nlp):
+    nlp.get_pipe("trf_tok2vec").transformer.double()
+    if nlp.get_pipe("trf_tok2vec").mix is not None:
+        nlp.get_pipe("trf_tok2vec").mix.double()
+    for name in nlp.pipe_names[2:]:
+        head = nlp.get_pipe(name)
+        for node in head.model.walk():
+            node._to_ops(Double())
+            for param in node.param_names:
+                node.set_param(param, node.get_param(param).astype("float64"))
+            for shim in node.shims:
+                shim._model.double()
+    return nlp
+
+
+def arrays_of(nlp) -> list:
+    """Every array of weights, each once, with a way to read its gradient."""
+    tok2vec = nlp.get_pipe("trf_tok2vec")
+    modules = [m for m in (tok2vec.transformer, tok2vec.mix) if m is not None]
+    found = [
+        (name, p.data.numpy(), lambda p=p: p.grad.numpy())
+        for module in modules
+        for name, p in module.named_parameters()
+        if p.requires_grad
+    ]
+    for name in nlp.pipe_names[2:]:
+        head = nlp.get_pipe(name)
+        found += [(k, head.linear.get_param(k), partial(head.linear.get_grad, k)) for k in ("W", "b")]
+        if head.hidden is not None:
+            module = head.hidden.shims[0]._model
+            found += [(k, p.data.numpy(), lambda p=p: p.grad.numpy()) for k, p in module.named_parameters()]
+    return found
+
+
+def compare(nlp, loss, backward) -> None:
+    """Move all the weights along a random direction, and each array alone; hold the slopes against the gradient."""
+    loss()
+    backward()
+    arrays = [(name, value, gradient()) for name, value, gradient in arrays_of(nlp) if _has(gradient)]
+    rng = np.random.default_rng(0)
+    directions = [rng.normal(size=value.shape) for _, value, _ in arrays]
+    assert sum(abs(g).sum() for _, _, g in arrays) > 0
+    expected = sum((g * d).sum() for (_, _, g), d in zip(arrays, directions, strict=True))
+    assert _slope(loss, [v for _, v, _ in arrays], directions) == pytest.approx(expected, rel=1e-5, abs=1e-8)
+    for (name, value, gradient), direction in list(zip(arrays, directions, strict=True))[::3]:
+        slope = _slope(loss, [value], [direction])
+        assert slope == pytest.approx((gradient * direction).sum(), rel=1e-4, abs=1e-7), name
+
+
+def _has(gradient) -> bool:
+    try:
+        return gradient() is not None
+    except AttributeError:  # a pooler that nobody read has no gradient
+        return False
+
+
+def _slope(loss, arrays, directions) -> float:
+    values = []
+    for sign in (1, -1):
+        for array, direction in zip(arrays, directions, strict=True):
+            array += sign * STEP * direction
+        values.append(loss())
+        for array, direction in zip(arrays, directions, strict=True):
+            array -= sign * STEP * direction
+    return (values[0] - values[1]) / (2 * STEP)
+
+
+@pytest.mark.parametrize("mix", [False, True], ids=["last layer", "mix"])
+@pytest.mark.parametrize("exclusive", [True, False], ids=["exclusive", "several labels"])
+@pytest.mark.parametrize("head", [*POOLING, "native"])
+def test_heads(tiny, head, exclusive, mix):
+    nlp = pipeline(tiny, mix_layers=mix)
+    textcat = nlp.add_pipe("trf_textcat", config={"head": head, "exclusive_classes": exclusive})
+    for label in ("GOOD", "BAD", "SO SO"):
+        textcat.add_label(label)
+    in_float64(nlp)
+    check_head(nlp)
+
+
+def check_head(nlp, whole=False):
+    wordpiecer, tok2vec, textcat = (component for _, component in nlp.pipeline)
+    docs = [wordpiecer(nlp.make_doc(text)) for text in TEXTS]
+    examples = [
+        Example.from_dict(doc, {"cats": {label: float(i == j) for j, label in enumerate(textcat.labels)}})
+        for i, doc in enumerate(docs)
+    ]
+    for example, doc in zip(examples, docs, strict=True):
+        example.predicted = doc
+    assert whole or Pieces.of(docs[2]).window_lengths.size > 1
+
+    def loss() -> float:
+        with_gradient = [doc.copy() for doc in docs]
+        tok2vec.set_annotations(with_gradient, tok2vec.predict([*with_gradient]))
+        return textcat.get_loss(examples, textcat.predict(with_gradient))[0]
+
+    def backward() -> None:
+        tok2vec.update(examples)
+        assert docs[0].tensor.dtype == "float64"
+        textcat.learn(docs, examples, 0.0)
+        tok2vec.head_updated("trf_textcat")
+
+    compare(nlp, loss, backward)
+
+
+@pytest.mark.parametrize("mix", [False, True], ids=["last layer", "mix"])
+@pytest.mark.parametrize("budget", [3000, 40], ids=["one pack", "many packs"])
+def test_doc_tensor(tiny, mix, budget):
+    nlp = in_float64(pipeline(tiny, mix_layers=mix, words_per_batch=budget))
+    wordpiecer, tok2vec = (component for _, component in nlp.pipeline)
+    docs = [wordpiecer(nlp.make_doc(text)) for text in TEXTS]
+    rng = np.random.default_rng(1)
+    factors = [rng.normal(size=(len(doc), tok2vec.width)) for doc in docs]
+
+    def loss() -> float:
+        tok2vec.set_annotations(docs, tok2vec.predict(docs))
+        return sum(float((np.sin(doc.tensor) * factor).sum()) for doc, factor in zip(docs, factors, strict=True))
+
+    def backward() -> None:
+        encoded, backprop = tok2vec.model.begin_update([Pieces.of(doc) for doc in docs])
+        tok2vec.set_annotations(docs, encoded)
+        for doc, factor in zip(docs, factors, strict=True):
+            add_tensor_gradient(doc, np.cos(doc.tensor) * factor)
+        backprop([(doc._.trf_d_last_hidden_state, None) for doc in docs])
+
+    for module in tok2vec.transformer.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    compare(nlp, loss, backward)

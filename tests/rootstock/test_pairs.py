@@ -1,0 +1,73 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from spacy.tokens import DocBin
+from spacy.training import Example
+from thinc.api import Adam
+from transformers import AutoTokenizer
+
+from rootstock.pairs import make_pair
+from rootstock.pieces import Pieces
+
+from ..conftest import pipeline
+from .strategies import texts
+from .test_families import TOKENIZERS
+
+FIRST, SECOND = "Is it raining?", "It is. Hard, too."
+
+
+@pytest.mark.skipif(not TOKENIZERS.is_dir(), reason=f"the real tokenizers are not at hand in {TOKENIZERS}")
+@pytest.mark.parametrize("name", ["bert-base-uncased", "roberta-base", "xlnet-base-cased", "gpt2"])
+def test_boundary_pieces_and_types_are_the_tokenizers_own(name):
+    import spacy
+
+    nlp = spacy.blank("en")
+    nlp.add_pipe("trf_wordpiecer", config={"weights": str(TOKENIZERS / name)})
+    doc = nlp(make_pair(nlp, FIRST, SECOND))
+    expected = AutoTokenizer.from_pretrained(TOKENIZERS / name)(FIRST, SECOND)
+    assert doc._.trf_word_pieces.tolist() == expected["input_ids"]
+    assert Pieces.of(doc).types.tolist() == expected.get("token_type_ids", [0] * len(doc._.trf_word_pieces))
+    assert doc.text == f"{FIRST} {SECOND}" and doc[doc._.trf_second_text].text == "It"
+
+
+@given(texts, texts)
+def test_nothing_is_lost(tiny_nlp, first, second):
+    """However long either is: every piece of one meets every piece of the other in some window."""
+    doc = tiny_nlp(make_pair(tiny_nlp, first, second))
+    pieces = Pieces.of(doc)
+    assert doc.tensor.shape == (len(doc), 16)
+    if len(doc):
+        np.testing.assert_allclose(doc.tensor.sum(0), doc._.trf_last_hidden_state.sum(0), atol=1e-4)
+    assert pieces.window_lengths.max(initial=0) <= 32
+    windows = np.split(pieces.window_pieces, np.cumsum(pieces.window_lengths)[:-1])
+    inner = pieces.ids > 999  # [CLS] and [SEP] are below
+    one, other = (np.flatnonzero(inner & (pieces.types == kind)) for kind in (0, 1))
+    met = np.zeros((len(pieces.ids), len(pieces.ids)), bool)
+    for window in windows:
+        met[np.ix_(window, window)] = True
+    assert met[np.ix_(one, other)].all()
+
+
+def test_the_order_matters_and_the_second_text_has_its_own_type(nlp):
+    one, other = nlp(make_pair(nlp, FIRST, SECOND)), nlp(make_pair(nlp, SECOND, FIRST))
+    apart = nlp(f"{FIRST} {SECOND}")
+    assert len(one._.trf_pooler_output) == 1 and len(apart._.trf_pooler_output) == 3
+    assert not np.allclose(one._.trf_pooler_output, other._.trf_pooler_output, atol=1e-2)
+
+
+def test_pairs_train_and_travel(tiny):
+    nlp = pipeline(tiny)
+    head = nlp.add_pipe("trf_textcat")
+    head.add_label("YES"), head.add_label("NO")
+    pairs = [(FIRST, SECOND, "YES"), (FIRST, "No, it is dry.", "NO")]
+    docs = [make_pair(nlp, first, second) for first, second, _ in pairs]
+    data = [
+        Example.from_dict(doc, {"cats": {name: float(name == label) for name in ("YES", "NO")}})
+        for doc, (_, _, label) in zip(docs, pairs, strict=True)
+    ]
+    optimizer = Adam(0.003)
+    losses = [nlp.update(data, sgd=optimizer, losses={})["trf_textcat"] for _ in range(40)]
+    assert losses[-1] < 0.8 * losses[0]
+    back = list(DocBin(docs=docs, store_user_data=True).get_docs(nlp.vocab))
+    for doc, again in zip(nlp.pipe(docs), nlp.pipe(back), strict=True):
+        assert again.cats == doc.cats
