@@ -12,7 +12,7 @@ repro: $(READY) ## run the DAG, then bring MLflow up to date
 	@python -m workflow.ledger
 
 test: $(READY) ## the tests; the first call fetches the weights that they use
-	@python -m pytest
+	@python -m pytest -n 2 --dist loadfile
 
 check: $(READY) ## lint, format and types
 	@ruff check .

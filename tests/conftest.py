@@ -5,9 +5,11 @@ from pathlib import Path
 
 os.environ["PYTHONHASHSEED"] = "0"
 os.environ["HF_HUB_OFFLINE"] = "1"  # nothing here may reach for a hub
+os.environ["OMP_NUM_THREADS"] = "1"  # the tests run in a process per core
 
 import pytest
 import spacy
+from filelock import FileLock
 from hypothesis import HealthCheck, settings
 
 from workflow.download_weights import fetch
@@ -37,8 +39,9 @@ settings.load_profile("rootstock")
 def minilm() -> Path:
     """The weights that params.yaml names, fetched once and kept beside the environment."""
     folder = ROOT / ".venv" / "minilm"
-    if not (folder / "weights.json").is_file():
-        fetch(MINILM, MINILM_SHA256, folder)
+    with FileLock(f"{folder}.lock"):  # of several test processes one fetches
+        if not (folder / "weights.json").is_file():
+            fetch(MINILM, MINILM_SHA256, folder)
     return folder
 
 

@@ -1,4 +1,4 @@
-"""What package runs in the environment that it has made: predict with the installed pipeline, and nothing else."""
+"""What the package stages run in the environment that they have made: load the installed pipeline, and nothing else."""
 
 import json
 import sys
@@ -15,8 +15,9 @@ torch.set_num_threads(question["threads"])
 spacy.prefer_gpu()
 nlp = spacy.load(question["name"])
 docs = nlp.pipe(question["texts"], batch_size=question["batch_size"])
+values = [getattr(doc, question["attribute"]) for doc in docs]
 # The first distribution of that name on the path is the one whose entry points count.
 library = metadata.distribution("spacy-rootstock")
 assert {f for f in nlp.pipe_factories.values() if f.startswith("trf_")} <= {e.name for e in library.entry_points}
 seen = [str(Path(rootstock.__file__).resolve()), str(Path(str(library.locate_file(""))).resolve())]
-Path(sys.argv[2]).write_text(json.dumps({"seen": seen, "scores": [doc.cats for doc in docs]}))
+Path(sys.argv[2]).write_text(json.dumps({"seen": seen, "values": values}, default=lambda array: array.tolist()))

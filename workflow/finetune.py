@@ -73,15 +73,11 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> di
 def build(params: Params, weights: Path, labels: list[str]) -> Language:
     """The pipeline to train."""
     nlp = spacy.blank(params.language)
-    pieces = {"weights": str(weights), "long_sentences": params.wordpiece.long_sentences}
-    nlp.add_pipe("trf_wordpiecer", config=pieces)
-    tok2vec = {
-        "weights": str(weights),
-        "trainable": params.finetune.trainable,
-        "words_per_batch": params.wordpiece.words_per_batch,
-        "precision": params.finetune.precision,
-    }
-    nlp.add_pipe("trf_tok2vec", config=tok2vec)
+    pieces = params.wordpiece.model_dump(include={"spans", "long_sentences"})
+    nlp.add_pipe("trf_wordpiecer", config={"weights": str(weights), **pieces})
+    tok2vec = params.finetune.model_dump(include={"trainable", "precision", "saved_precision"})
+    tok2vec["words_per_batch"] = params.wordpiece.words_per_batch
+    nlp.add_pipe("trf_tok2vec", config={"weights": str(weights), **tok2vec})
     textcat = nlp.add_pipe("trf_textcat", config={"exclusive_classes": params.data.exclusive, "seed": params.seed})
     for label in labels:
         textcat.add_label(label)

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
-import sys
-import sysconfig
 import tempfile
-import venv
 from pathlib import Path
-from typing import Any
 
 import spacy
-from spacy.cli.package import package
 
 from .errors import Problem
 from .params import Params
 from .predictions import BATCH
 from .stage import main
+from .wheels import ask_installed, build_library, build_pipeline
 
-EPOCH = "946684800"  # 2000-01-01: the time stamp of every file in a wheel
 CHECKED = 4 * BATCH  # documents of test; whole batches, so that the same numbers must come out
 
 
@@ -31,62 +23,20 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
     card = model_card(params, inputs)
     with tempfile.TemporaryDirectory() as tmp:
         build_library(Path(tmp), out)
-        build_pipeline(params, inputs["model"] / "pipeline", card, Path(tmp), out)
+        nlp = spacy.load(inputs["model"] / "pipeline")
+        build_pipeline(nlp, params.package.model_dump(), card, Path(tmp), out)
         check(name, out, inputs["evaluation"] / "test.jsonl", params.threads, Path(tmp))
     (out / "MODEL_CARD.md").write_text(card, encoding="utf-8")
 
 
-def build_library(tmp: Path, out: Path) -> None:
-    """The wheel of rootstock, from a copy: a build leaves files beside its sources."""
-    source = tmp / "library"
-    shutil.copytree("src/rootstock", source / "src/rootstock", ignore=shutil.ignore_patterns("__pycache__"))
-    for file in ("pyproject.toml", "LICENSE"):
-        shutil.copy(file, source)
-    build_wheel(source, out)
-
-
-def build_pipeline(params: Params, pipeline: Path, card: str, tmp: Path, out: Path) -> None:
-    nlp = spacy.load(pipeline)
-    nlp.meta.update(
-        name=params.package.name,
-        version=params.package.version,
-        description=params.package.description,
-    )
-    nlp.to_disk(tmp / "pipeline")
-    (tmp / "pipeline" / "README.md").write_text(card, encoding="utf-8")
-    (tmp / "source").mkdir()
-    package(tmp / "pipeline", tmp / "source", create_sdist=False, create_wheel=False)
-    [source] = (tmp / "source").iterdir()
-    build_wheel(source, out)
-
-
-def build_wheel(source: Path, out: Path) -> None:
-    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
-    _call([*pip, "--wheel-dir", out, source], env={**os.environ, "SOURCE_DATE_EPOCH": EPOCH})
-
-
 def check(name: str, wheels: Path, predictions: Path, threads: int, tmp: Path) -> None:
     """Install the wheels in a new environment and compare its predictions. Raises Problem where they differ."""
-    environment = tmp / "environment"
-    venv.create(environment, with_pip=False)
-    python = environment / "bin" / "python"
-    # The dependencies are borrowed; a .pth of the other environment, such as that of this checkout, is not followed.
-    [site_packages] = environment.glob("lib/python*/site-packages")
-    (site_packages / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    pip = [sys.executable, "-m", "pip", f"--python={python}", "install", "--quiet", "--no-deps", "--no-index"]
-    _call([*pip, *sorted(wheels.glob("*.whl"))])
-
     with predictions.open(encoding="utf-8") as file:
         rows = [json.loads(line) for line, _ in zip(file, range(CHECKED), strict=False)]
-    question = {"name": name, "texts": [row["text"] for row in rows], "batch_size": BATCH, "threads": threads}
-    (tmp / "question.json").write_text(json.dumps(question))
-    script = Path(__file__).with_name("check_package.py").resolve()
-    _call([python, "-I", script, tmp / "question.json", tmp / "answer.json"], cwd=tmp)
-    answer = json.loads((tmp / "answer.json").read_text())
-    outside = [path for path in answer["seen"] if not Path(path).is_relative_to(environment.resolve())]
-    if outside:
-        raise Problem(f"the check of {name} saw {outside[0]}, outside of its own environment")
-    differing = [r for r, s in zip(rows, answer["scores"], strict=True) if not _close(r["scores"], s)]
+    texts = [row["text"] for row in rows]
+    question = {"texts": texts, "attribute": "cats", "batch_size": BATCH, "threads": threads}
+    found = ask_installed(wheels, name, question, tmp)
+    differing = [row for row, scores in zip(rows, found, strict=True) if not _close(row["scores"], scores)]
     if differing:
         raise Problem(f"the installed {name} predicts otherwise than evaluate, first for {differing[0]['row']}")
     print(f"installed in a clean environment, dependencies borrowed: {len(rows)} predictions equal evaluate's")
@@ -97,12 +47,6 @@ def check(name: str, wheels: Path, predictions: Path, threads: int, tmp: Path) -
 
 def _close(one: dict[str, float], other: dict[str, float]) -> bool:
     return one.keys() == other.keys() and all(abs(one[label] - other[label]) < 1e-6 for label in one)
-
-
-def _call(command: list[Any], **options: Any) -> None:
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, **options)
-    if done.returncode:
-        raise Problem(f"{command[0]} {command[1]} ... failed:\n{done.stdout}{done.stderr}".rstrip())
 
 
 def model_card(params: Params, inputs: dict[str, Path]) -> str:

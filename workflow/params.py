@@ -37,6 +37,7 @@ class Sentencize(_Section):
 
 
 class Wordpiece(_Section):
+    spans: Literal["sentence", "document"] | Annotated[int, Field(ge=1)]
     long_sentences: Literal["window", "truncate"]
     words_per_batch: Annotated[int, Field(ge=1)]
 
@@ -51,7 +52,8 @@ class Finetune(_Section):
     grad_clip: Annotated[float, Field(ge=0)]
     dropout: Annotated[float, Field(ge=0, lt=1)]
     shuffle_buffer: Annotated[int, Field(ge=1)]
-    precision: Literal["auto", "fp32", "bf16"]
+    precision: Literal["auto", "fp32", "bf16", "fp16"]
+    saved_precision: Literal["fp32", "bf16", "fp16"]
 
 
 class Evaluate(_Section):
@@ -86,6 +88,7 @@ class Params(_Section):
     finetune: Finetune
     evaluate: Evaluate
     package: Package
+    package_weights: Package
     carbon: Carbon
     tracking: Tracking
 

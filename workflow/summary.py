@@ -34,11 +34,12 @@ def text(receipts: dict[str, dict[str, Any]], metrics: dict[str, Any]) -> str:
     for split, m in metrics.items():
         accuracy = f"accuracy {m['accuracy']:.3f} ({m['accuracy_low']:.3f} to {m['accuracy_high']:.3f})"
         lines.append(f"{split:5} {accuracy}, macro F1 {m['macro_f1']:.3f}, {m['documents']} documents")
-    wheels = sorted(Path("data/package").glob("*.whl"))
-    name = next(w for w in wheels if not w.name.startswith("spacy_rootstock")).name.split("-")[0]
+    wheels = [wheel for folder in ("package", "vectors") for wheel in sorted(Path("data", folder).glob("*.whl"))]
+    pipelines = [wheel for wheel in wheels if not wheel.name.startswith("spacy_rootstock-")]
+    name = pipelines[0].name.split("-")[0]
     lines += [
         "",
-        "wheels  " + "\n        ".join(map(str, wheels)),
+        "wheels  " + "\n        ".join(map(str, pipelines)) + "  (no head: vectors alone)",
         "try     pip install data/package/*.whl",
         f'        python -c \'import spacy; print(spacy.load("{name}")("Not bad at all.").cats)\'',
         "next    make ui              compare runs in MLflow",

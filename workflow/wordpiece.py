@@ -23,8 +23,8 @@ from .stage import main, write_json
 
 def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> None:
     nlp = spacy.blank(params.language)
-    config = {"weights": str(inputs["weights"]), "long_sentences": params.wordpiece.long_sentences}
-    wordpiecer = nlp.add_pipe("trf_wordpiecer", config=config)
+    settings = params.wordpiece.model_dump(include={"spans", "long_sentences"})
+    wordpiecer = nlp.add_pipe("trf_wordpiecer", config={"weights": str(inputs["weights"]), **settings})
     unknown = wordpiecer.tokenizer.unk_token_id
     sentencized = srsly.read_json(inputs["sentences"] / "report.json")
     report: dict[str, Any] = {"labels": sentencized["labels"], "splits": {}}

@@ -55,6 +55,7 @@ class Project:
 def small(weights: Path, **changes) -> dict:
     """Local weights without a pinned digest, and a short training."""
     return {
+        "threads": 1,
         "weights.source": f"path:{weights}",
         "weights.sha256": {},
         "finetune.epochs": 1,

@@ -101,9 +101,9 @@ def test_nothing_heavy_is_imported_before_it_is_needed(module):
 
 
 @pytest.fixture(scope="module")
-def project(minilm, tmp_path_factory) -> Project:
-    """A shortened sample: the DAG has run once under `make repro`'s commands."""
-    project = Project(tmp_path_factory.mktemp("project"), **small(minilm, **{"data.folder": "data/few"}))
+def project(tiny, tmp_path_factory) -> Project:
+    """A shortened sample and tiny weights: the DAG has run once under `make repro`'s commands."""
+    project = Project(tmp_path_factory.mktemp("project"), **small(tiny, **{"data.folder": "data/few"}))
     shorten(project, ROOT / "data/sample", train=48, dev=16, test=24)
     project.first = project.call("dvc", "repro").stdout + project.stage("ledger").stdout
     return project
@@ -148,6 +148,7 @@ def test_the_summary_tells_scores_cost_wheels_and_what_to_type(project):
         "test  accuracy 0.",
         "macro F1",
         "data/package/en_sample_sentiment-0.1.0-py3-none-any.whl",
+        "data/vectors/en_minilm-0.1.0-py3-none-any.whl",
         "make ui",
     ):
         assert part in project.first
@@ -256,6 +257,26 @@ def test_the_wheels(project):
     assert "kWh" not in card, "no measured figure is in the wheel"
 
 
+def test_a_wheel_of_the_weights_alone(project):
+    """No head; its stage hangs on the weights alone, and a change of the data leaves it be."""
+    wheels = {p.name.split("-")[0]: p for p in (project.folder / "data/vectors").glob("*.whl")}
+    assert set(wheels) == {"en_minilm", "spacy_rootstock"}
+    with zipfile.ZipFile(wheels["en_minilm"]) as wheel:
+        meta = json.loads(wheel.read(next(n for n in wheel.namelist() if n.endswith("meta.json"))))
+        assert meta["components"] == ["sentencizer", "trf_wordpiecer", "trf_tok2vec"]
+    assert [dep for dep in STAGES["package_weights"]["deps"] if dep.startswith("data/")] == ["data/weights"]
+
+
+def test_a_wheel_with_other_vectors_stops_the_stage(project, tmp_path):
+    import numpy as np
+
+    from workflow.errors import Problem
+    from workflow.package_weights import TEXTS, check
+
+    with pytest.raises(Problem, match="en_minilm gives other vectors than data/weights"):
+        check("en_minilm", project.folder / "data/vectors", np.ones((len(TEXTS), 16)), 1, tmp_path)
+
+
 def test_a_wheel_that_predicts_otherwise_stops_the_stage(project, tmp_path):
     from workflow.errors import Problem
     from workflow.package import check
@@ -295,6 +316,7 @@ def test_training_again_gives_the_same_bytes_and_no_second_run(project):
     assert {run.info.run_id for run in runs(project)[1:]} == before
 
 
+SLOW = pytest.mark.skipif("not config.getoption('slow')", reason="one more run of the DAG: run pytest --slow")
 SLICES = {
     "sst2": {"train": 60, "dev": 20, "test": 20},
     "imdb": {"train": 60, "test": 12},
@@ -303,7 +325,9 @@ SLICES = {
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"the public data sets are not at hand in {SHARED}")
-@pytest.mark.parametrize("name", SLICES)
+@pytest.mark.parametrize(
+    "name", ["sst2", *(pytest.param(name, marks=[pytest.mark.slow, SLOW]) for name in ("imdb", "trec"))]
+)
 def test_other_data_by_params_alone(name, tiny, tmp_path):
     """Slices of public data, with and without a dev file, two classes and six, short texts and long."""
     project = Project(tmp_path, **small(tiny, **{"data.folder": "data/few"}))
@@ -318,7 +342,7 @@ def test_other_data_by_params_alone(name, tiny, tmp_path):
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"the real tokenizers are not at hand in {SHARED}")
 @pytest.mark.parametrize("family", ["xlnet", "gpt2"])
 @pytest.mark.slow
-@pytest.mark.skipif("not config.getoption('slow')", reason="two more runs of the DAG: run pytest --slow")
+@SLOW
 def test_models_that_are_not_like_bert(family, tmp_path):
     """The whole DAG, the wheel included: a class piece at the end, and none at all."""
     weights = make_weights(family, tmp_path / "weights")
