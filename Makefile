@@ -3,7 +3,7 @@ PYTHON ?= python3
 READY := .venv/.ready
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: repro test check ui lock clean
+.PHONY: repro test oldest check ui lock clean
 .DEFAULT_GOAL := repro
 
 repro: $(READY) ## run the DAG, then bring MLflow up to date
@@ -13,6 +13,12 @@ repro: $(READY) ## run the DAG, then bring MLflow up to date
 
 test: $(READY) ## the tests; the first call fetches the weights that they use
 	@python -m pytest -n 2 --dist loadfile
+
+oldest: ## the library's tests on the oldest versions of its dependencies that pyproject.toml admits
+	@$(PYTHON) -m venv --clear .venv/oldest
+	@.venv/oldest/bin/python -m pip install --quiet matplotlib pyyaml pydantic tqdm --editable '.[dev]' \
+	  $$($(PYTHON) -c 'import re, tomllib; print(*[re.sub(">=([0-9.]+).*", r"==\1", d) for d in tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"]])')
+	@.venv/oldest/bin/python -m pytest -n 2 --dist loadfile tests/rootstock tests/test_examples.py
 
 check: $(READY) ## lint, format and types
 	@ruff check .

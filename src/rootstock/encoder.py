@@ -118,12 +118,14 @@ class LossScale:
 
 
 def has_fast_bf16(device: torch.device) -> bool:
+    """Whether the hardware multiplies matrices of bfloat16 faster than of float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
 def set_dropout(net: torch.nn.Module, rate: float) -> None:
+    """Give every dropout layer this rate, between 0 and 1."""
     for module in net.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = rate

@@ -51,6 +51,7 @@ UNLIMITED = 512  # pieces in a window where neither config nor tokenizer sets a 
 
 
 def family_of(config: Any) -> Family:
+    """What the table says of a model type, the defaults where it says nothing. config: of Transformers."""
     return FAMILIES.get(config.model_type, Family())
 
 

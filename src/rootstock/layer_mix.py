@@ -32,4 +32,5 @@ class LayerMix(torch.nn.Module):
         return mix
 
     def write(self, file: Path) -> None:
+        """Save the weights as safetensors."""
         save_file(self.state_dict(), file)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class LearningRates:
+    """Settings of `trf_tok2vec`; see there."""
+
     train_layers: int | None = None  # the last N alone; None for all
     scale: float = 1.0
     decay: float = 1.0

@@ -29,6 +29,7 @@ def make_listener() -> Model[list[Doc], list[Any]]:
 
 
 def listeners_of(component: Any) -> list[Model]:
+    """The listeners within a component's model, however deep."""
     model = getattr(component, "model", None)
     return [node for node in model.walk() if node.name == "transformer_listener"] if isinstance(model, Model) else []
 

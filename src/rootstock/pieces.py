@@ -30,13 +30,16 @@ class Pieces:
 
     @property
     def n_tokens(self) -> int:
+        """spaCy tokens of the document."""
         return int(self.sentence_tokens.sum())
 
     @property
     def n_sentences(self) -> int:
+        """Sentences, or what else `trf_wordpiecer` was configured to cut."""
         return len(self.sentence_pieces)
 
     def store(self, doc: Doc) -> None:
+        """Put the arrays into `doc.user_data`."""
         doc.user_data[KEY] = {f.name: getattr(self, f.name) for f in fields(self)}
 
     @classmethod

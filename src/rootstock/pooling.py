@@ -36,7 +36,10 @@ def class_vectors(doc: Doc) -> Rows:
 
 
 def pooler_output(doc: Doc) -> Rows:
-    """A row per sentence: what the model's own pooler makes of the class vector."""
+    """A row per sentence: what the model's own pooler makes of the class vector.
+
+    Raises ValueError where the model has no pooler.
+    """
     _hidden(doc)
     pooled = doc._.trf_pooler_output
     if pooled is None:

@@ -1,7 +1,5 @@
 """`trf_release`: at the end of a pipeline, let go of what the transformer computed."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 from spacy.language import Language
@@ -12,7 +10,7 @@ from . import attributes
 
 
 @Language.factory("trf_release", default_config={"activations": "drop"})
-def make_release(nlp: Language, name: str, activations: Literal["cpu", "drop"]) -> Release:
+def make_release(nlp: Language, name: str, activations: Literal["cpu", "drop"]) -> "Release":
     """Make the component for `nlp.add_pipe`. Without it documents keep everything, where it was computed.
 
     activations: cpu moves `doc.tensor` and the outputs from the GPU to the host's memory (NumPy arrays); drop leaves

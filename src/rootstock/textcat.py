@@ -3,8 +3,6 @@
 Other heads classify other rows (`pooling.py`), and average over those.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -42,7 +40,7 @@ def make_textcat(
     exclusive_classes: bool,
     head: Literal["class_vector", "pooler", "mean", "last_hidden", "native"],
     seed: int,
-) -> TrfTextCat:
+) -> "TrfTextCat":
     """Make the component for `nlp.add_pipe`.
 
     exclusive_classes: one label holds per document (softmax), or any number of them (a sigmoid each).
@@ -90,14 +88,17 @@ class TrfTextCat(BytesOfFolder, Head):
     def label_data(self) -> list[str]:
         return list(self.labels)
 
-    def connect(self, tok2vec: TransformerTok2Vec) -> None:
+    def connect(self, tok2vec: "TransformerTok2Vec") -> None:
         super().connect(tok2vec)
         if self.head == "native" and self.hidden is None and tok2vec.model.shims:
             self.hidden = hidden_layer(tok2vec.transformer.config, self.seed)
         self._size()
 
     def add_label(self, label: str) -> int:
-        """Returns 1, or 0 where the label is known. The head grows at once; no `initialize` is needed."""
+        """Returns 1, or 0 where the label is known. The head grows at once; no `initialize` is needed.
+
+        Raises ValueError for a label that is no string.
+        """
         if not isinstance(label, str):
             raise ValueError(f"a label is a string, not {label!r}")
         if label in self.labels:
@@ -213,7 +214,7 @@ class TrfTextCat(BytesOfFolder, Head):
             params |= {f"hidden.{k}": v.cpu().numpy() for k, v in self.hidden.shims[0]._model.state_dict().items()}
         save_file(params, Path(path) / "head.safetensors")
 
-    def from_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> TrfTextCat:
+    def from_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> "TrfTextCat":
         """Raises ValueError where a native head stands in no pipeline with its transformer."""
         from safetensors.numpy import load_file
 

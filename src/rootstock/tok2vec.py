@@ -1,7 +1,5 @@
 """`trf_tok2vec`: run the transformer over the sentences and set `doc.tensor`, vectors and the `._.trf_*` outputs."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -60,7 +58,7 @@ def make_tok2vec(
     mix_layers: bool,
     hidden_states: bool,
     attentions: bool,
-) -> TransformerTok2Vec:
+) -> "TransformerTok2Vec":
     """Make the component for `nlp.add_pipe`.
 
     weights: folder with config.json and model.safetensors; None for a component that is about to be loaded.
@@ -131,7 +129,7 @@ class TransformerTok2Vec(BytesOfFolder, TrainablePipe):
 
     @property
     def transformer(self) -> Any:
-        """The PyTorch model."""
+        """The PyTorch model. Raises ValueError before there is one."""
         if not self.model.shims:
             raise ValueError(f"component '{self.name}' has no weights: add it with config={{'weights': FOLDER}}")
         return self.model.shims[0]._model
@@ -143,6 +141,7 @@ class TransformerTok2Vec(BytesOfFolder, TrainablePipe):
 
     @property
     def width(self) -> int:
+        """Numbers in the vector of a piece."""
         return self.transformer.config.hidden_size
 
     @property
@@ -154,10 +153,10 @@ class TransformerTok2Vec(BytesOfFolder, TrainablePipe):
 
     # Prediction.
 
-    def predict(self, docs: Iterable[Doc]) -> list[Encoded]:
+    def predict(self, docs: Iterable[Doc]) -> "list[Encoded]":
         return self.model.predict([Pieces.of(doc) for doc in docs])
 
-    def set_annotations(self, docs: Iterable[Doc], encoded: list[Encoded]) -> None:
+    def set_annotations(self, docs: Iterable[Doc], encoded: "list[Encoded]") -> None:
         for doc, output in zip(docs, encoded, strict=True):
             doc.tensor = output.tensor
             doc.user_data[attributes.OUTPUTS] = {
@@ -274,7 +273,7 @@ class TransformerTok2Vec(BytesOfFolder, TrainablePipe):
         if self.mix is not None:
             self.mix.write(Path(path) / MIX)
 
-    def from_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> TransformerTok2Vec:
+    def from_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> "TransformerTok2Vec":
         self.read_weights(Path(path))
         return self
 

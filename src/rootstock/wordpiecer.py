@@ -1,7 +1,5 @@
 """`trf_wordpiecer`: cut each sentence into the model's own pieces and align them with spaCy's tokens."""
 
-from __future__ import annotations
-
 import warnings
 import weakref
 from collections.abc import Iterable, Iterator
@@ -38,7 +36,7 @@ def make_wordpiecer(
     weights: str | None,
     spans: Literal["sentence", "document"] | int,
     long_sentences: Literal["window", "truncate"],
-) -> WordPiecer:
+) -> "WordPiecer":
     """Make the component for `nlp.add_pipe`.
 
     weights: folder with config.json and the tokenizer's files; None for a component that is about to be loaded.
@@ -138,10 +136,11 @@ class WordPiecer(BytesOfFolder, Pipe):
         return [[sent] for sent in doc.sents]
 
     def strings(self, doc: Doc) -> list[str]:
+        """The pieces of a document as the tokenizer writes them."""
         assert self.tokenizer is not None
         return self.tokenizer.convert_ids_to_tokens(Pieces.of(doc).ids.tolist())
 
-    def _cut(self, texts: list[Span]) -> Iterator[Text]:
+    def _cut(self, texts: list[Span]) -> "Iterator[Text]":
         if not texts:
             return
         assert self.tokenizer is not None
@@ -170,7 +169,7 @@ class WordPiecer(BytesOfFolder, Pipe):
         characters = get_alignments(list(text), strings)[1]
         return [(min(found), max(found) + 1) if found else (0, 0) for found in characters]
 
-    def _window(self, texts: list[Text]) -> Cut:
+    def _window(self, texts: "list[Text]") -> "Cut":
         """Put boundary pieces around a text or two, or around each window of what is longer than the model takes.
 
         The windows of a pair show each part of the first text with each part of the second.
@@ -208,6 +207,7 @@ class WordPiecer(BytesOfFolder, Pipe):
     # Serialization: the folder is a weights folder without model.safetensors.
 
     def read_weights(self, folder: Path) -> None:
+        """Take the tokenizer in a folder. Raises ValueError where there is none."""
         self.tokenizer = load_tokenizer(folder)
         if self.tokenizer.is_fast:
             self.tokenizer.backend_tokenizer.no_truncation()
@@ -222,7 +222,7 @@ class WordPiecer(BytesOfFolder, Pipe):
         self.tokenizer.save_pretrained(str(path))
         self.config.save_pretrained(str(path))
 
-    def from_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> WordPiecer:
+    def from_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> "WordPiecer":
         self.read_weights(Path(path))
         return self
 
@@ -236,6 +236,8 @@ def _bare(doc: Doc) -> bool:
 
 
 class Text(NamedTuple):
+    """A sentence, or one text of a pair, in pieces."""
+
     ids: np.ndarray  # (n_pieces,) without boundary pieces
     spans: np.ndarray  # (n_pieces, 2) characters in the document's text; empty where a piece has none
 
@@ -249,7 +251,7 @@ class Template(NamedTuple):
     class_position: int  # of the piece that speaks for the sentence, counted from the end where negative
 
 
-def _template(tokenizer: PreTrainedTokenizerBase, family: Family, n_texts: int) -> Template:
+def _template(tokenizer: "PreTrainedTokenizerBase", family: Family, n_texts: int) -> Template:
     inner = tokenizer("a", add_special_tokens=False)["input_ids"]
     encoded = tokenizer(*["a"] * n_texts)
     whole = encoded["input_ids"]

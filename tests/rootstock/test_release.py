@@ -59,19 +59,19 @@ def test_training_passes_it_by(tiny):
 
 
 MEMORY = """
-import itertools, sys
-import psutil, spacy
+import itertools, resource, sys
+import spacy
 
 nlp = spacy.load(sys.argv[1])
 texts = itertools.cycle([f"Text number {i}. " + "It goes on. " * (i % 10) for i in range(97)])
 
-def resident(n):
+def peak(n):
     for doc in nlp.pipe(itertools.islice(texts, n)):
         pass
-    return psutil.Process().memory_info().rss
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
-warm = resident(3000)  # until the allocator has the blocks that it goes on to use
-print(resident(6000) / warm)
+warm = peak(3000)  # until the allocator has the blocks that it goes on to use
+print(peak(6000) / warm)
 """
 
 
