@@ -22,11 +22,10 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
     out, exclusive = outputs["evaluation"], params.data.exclusive
     nlp = spacy.load(inputs["model"] / "pipeline")
     labels = list(nlp.get_pipe("trf_textcat").labels)
-    report = srsly.read_json(inputs["wordpieces"] / "report.json")
     metrics: dict[str, Any] = {}
     for split in ("dev", "test"):
-        stream = predict(nlp, inputs["wordpieces"] / split, labels)
-        total = report["splits"][split]["documents"]
+        folder = inputs[f"wordpieces/{split}"]
+        stream, total = predict(nlp, folder, labels), srsly.read_json(folder / "report.json")["documents"]
         predictions = list(tqdm(stream, split, total, unit=" docs", disable=None))
         gold, predicted = arrays(predictions)
         metrics[split] = scores.summarize(

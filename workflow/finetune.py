@@ -24,10 +24,11 @@ from .stage import main, set_torch, write_json
 
 
 def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> dict[str, Any]:
+    out, train, dev = outputs["model"], inputs["wordpieces/train"], inputs["wordpieces/dev"]
+    params = params.at(out.name)
     set_torch(params)
-    out, wordpieces = outputs["model"], inputs["wordpieces"]
-    report = srsly.read_json(wordpieces / "report.json")
-    labels, n_train = report["labels"], report["splits"]["train"]["documents"]
+    report = srsly.read_json(train / "report.json")
+    labels, n_train = report["labels"], report["documents"]
     nlp = build(params, inputs["weights"], labels)
 
     settings = params.finetune
@@ -45,7 +46,7 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> di
     ):
         step, since, loss = 0, 0, 0.0
         for epoch in range(1, settings.epochs + 1):
-            for docs in batches(wordpieces / "train", nlp, settings, rng):
+            for docs in batches(train, nlp, settings, rng):
                 losses: dict[str, float] = {}
                 optimizer.step_schedules()
                 nlp.update([Example(doc, doc) for doc in docs], drop=settings.dropout, sgd=optimizer, losses=losses)
@@ -56,7 +57,7 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> di
                     train_curve.append(point)
                     run_.log(point)
                     since, loss = 0, 0.0
-            point = {"step": step, "epoch": epoch, **dev_scores(nlp, wordpieces / "dev", labels, params.data.exclusive)}
+            point = {"step": step, "epoch": epoch, **dev_scores(nlp, dev, labels, params.data.exclusive)}
             run_.log(point)
             bar.set_postfix_str(f"dev accuracy {point['dev_accuracy']:.3f}")
             if all(_quality(point) > _quality(earlier) for earlier in dev_curve):

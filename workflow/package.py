@@ -19,13 +19,15 @@ CHECKED = 4 * BATCH  # documents of test; whole batches, so that the same number
 
 def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> None:
     out = outputs["package"]
+    best = json.loads((inputs["comparison"] / "best.json").read_text("utf-8"))["point"]
+    model, evaluation = inputs["model"] / best, inputs["evaluation"] / best
     name = f"{params.language}_{params.package.name}"
-    card = model_card(params, inputs)
+    card = model_card(params.at(best), inputs["weights"], evaluation)
     with tempfile.TemporaryDirectory() as tmp:
         build_library(Path(tmp), out)
-        nlp = spacy.load(inputs["model"] / "pipeline")
+        nlp = spacy.load(model / "pipeline")
         build_pipeline(nlp, params.package.model_dump(), card, Path(tmp), out)
-        check(name, out, inputs["evaluation"] / "test.jsonl", params.threads, Path(tmp))
+        check(name, out, evaluation / "test.jsonl", params.threads, Path(tmp))
     (out / "MODEL_CARD.md").write_text(card, encoding="utf-8")
 
 
@@ -49,10 +51,10 @@ def _close(one: dict[str, float], other: dict[str, float]) -> bool:
     return one.keys() == other.keys() and all(abs(one[label] - other[label]) < 1e-6 for label in one)
 
 
-def model_card(params: Params, inputs: dict[str, Path]) -> str:
+def model_card(params: Params, weights_folder: Path, evaluation: Path) -> str:
     """What somebody who meets the wheel wants to know; no measured time or energy, so that its bytes repeat."""
-    weights = json.loads((inputs["weights"] / "weights.json").read_text("utf-8"))
-    metrics = json.loads((inputs["evaluation"] / "metrics.json").read_text("utf-8"))
+    weights = json.loads((weights_folder / "weights.json").read_text("utf-8"))
+    metrics = json.loads((evaluation / "metrics.json").read_text("utf-8"))
     labels = list(metrics["test"]["f1"])
     scores = "\n".join(
         f"| {split} | {m['documents']} | {m['accuracy']:.4f} | {m['accuracy_low']:.4f} to {m['accuracy_high']:.4f} "

@@ -77,8 +77,12 @@ class Tracking(_Section):
     experiment: Annotated[str, Field(min_length=1)]
 
 
+Seed = Annotated[int, Field(ge=0)]
+PointName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
+
+
 class Params(_Section):
-    seed: Annotated[int, Field(ge=0)]
+    seed: Seed
     threads: Annotated[int, Field(ge=1)]
     language: Annotated[str, Field(pattern=r"^[a-z]{2,3}$")]
     weights: Weights
@@ -86,11 +90,22 @@ class Params(_Section):
     sentencize: Sentencize
     wordpiece: Wordpiece
     finetune: Finetune
+    sweep: Annotated[dict[PointName, dict[str, Any]], Field(min_length=1)]
     evaluate: Evaluate
     package: Package
     package_weights: Package
     carbon: Carbon
     tracking: Tracking
+
+    def at(self, point: str) -> Params:
+        """These settings with what a point of the sweep names in place of `finetune`'s, or of `seed`."""
+        values = _Point.model_validate({**self.finetune.model_dump(), "seed": self.seed, **self.sweep[point]})
+        finetune = Finetune.model_validate(values.model_dump(exclude={"seed"}))
+        return self.model_copy(update={"seed": values.seed, "finetune": finetune})
+
+
+class _Point(Finetune):
+    seed: Seed
 
 
 def load(path: Path = Path("params.yaml")) -> Params:
@@ -102,15 +117,20 @@ def load(path: Path = Path("params.yaml")) -> Params:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise Problem(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     try:
-        return Params.model_validate(raw)
+        params = Params.model_validate(raw)
     except ValidationError as error:
-        raise Problem("; ".join(_explain(path, e) for e in error.errors())) from None
+        raise Problem("; ".join(_explain(path, e, Params) for e in error.errors())) from None
+    for point in params.sweep:
+        try:
+            params.at(point)
+        except ValidationError as error:
+            raise Problem("; ".join(_explain(path, e, _Point, f"sweep.{point}.") for e in error.errors())) from None
+    return params
 
 
-def _explain(path: Path, error: Any) -> str:
-    key = ".".join(map(str, error["loc"])) or "the file"
+def _explain(path: Path, error: Any, section: Any, prefix: str = "") -> str:
+    key = prefix + ".".join(map(str, error["loc"])) or "the file"
     if error["type"] == "extra_forbidden":
-        section: Any = Params
         for name in error["loc"][:-1]:
             section = section.model_fields[name].annotation
         return f"{path}: unknown key {key} (there are: {', '.join(section.model_fields)})"

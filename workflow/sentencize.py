@@ -1,4 +1,4 @@
-"""Read the labelled rows, check them, tokenize them and set sentence boundaries."""
+"""Read the labelled rows of a split, check them, tokenize them and set sentence boundaries."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import spacy
 from spacy.tokens import Doc
@@ -22,35 +21,33 @@ from .stage import main, write_json
 
 def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> None:
     folder, out = Path(params.data.folder), outputs["sentences"]
+    split = out.name
     nlp = _tokenizer(params.language)
     paths = _find(folder)
     labels = _labels(paths["train"], params)
-    report: dict[str, Any] = {"labels": labels, "splits": {}}
-    for split in shards.SPLITS:
-        held_out = split == "dev" and "dev" not in paths
-        tally, per_label = Tally(), Counter(dict.fromkeys(labels, 0))
-        counts: Counter[str] = Counter()
-        stream = _split_rows(split, paths, params, set(labels), tally)
-        docs = _documents(nlp, stream, labels, counts, per_label)
-        shards.write(tqdm(docs, split, unit=" docs", disable=None), out / split, params.sentencize.shard_docs)
-        path = paths.get(split, paths["train"])
-        if not counts["documents"]:
-            hint = "; raise data.dev_fraction, or add a dev file" if held_out else ""
-            raise Problem(f"{path}: no usable row for the split {split}{hint}")
-        if held_out:
-            tally = Tally()  # its file is train's, and reported there
-        report["splits"][split] = {
-            "file": str(path),
-            **counts,
-            "labels": per_label,
-            "skipped": len(tally.skipped),
-            "skipped_rows": tally.skipped[:100],
-            "not_accepted": tally.rejected,
-        }
-        if tally.skipped:
-            print(
-                f"{split}: {len(tally.skipped)} bad rows skipped (data.on_bad_row: skip), the first: {tally.skipped[0]}"
-            )
+    held_out = split == "dev" and "dev" not in paths
+    tally, per_label = Tally(), Counter(dict.fromkeys(labels, 0))
+    counts: Counter[str] = Counter()
+    stream = _split_rows(split, paths, params, set(labels), tally)
+    docs = _documents(nlp, stream, labels, counts, per_label)
+    shards.write(tqdm(docs, split, unit=" docs", disable=None), out, params.sentencize.shard_docs)
+    path = paths.get(split, paths["train"])
+    if not counts["documents"]:
+        hint = "; raise data.dev_fraction, or add a dev file" if held_out else ""
+        raise Problem(f"{path}: no usable row for the split {split}{hint}")
+    if held_out:
+        tally = Tally()  # its file is train's, and reported there
+    report = {
+        "labels": labels,
+        "file": str(path),
+        **counts,
+        "documents_per_label": per_label,
+        "skipped": len(tally.skipped),
+        "skipped_rows": tally.skipped[:100],
+        "not_accepted": tally.rejected,
+    }
+    if tally.skipped:
+        print(f"{split}: {len(tally.skipped)} bad rows skipped (data.on_bad_row: skip), the first: {tally.skipped[0]}")
     write_json(out / "report.json", report)
 
 

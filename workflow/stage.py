@@ -15,9 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from . import energy, params
+from . import dag, energy, params
 from .errors import Problem
 
 RECEIPTS = Path("data/receipts")
@@ -26,12 +24,14 @@ Run = Callable[[params.Params, dict[str, Path], dict[str, Path]], dict[str, Any]
 
 
 def main(name: str, run: Run) -> None:
-    """Run one stage as dvc.yaml describes it, and exit.
+    """Run one stage as dvc.yaml describes it, and exit. The command line names the item of a `foreach` stage.
 
-    run(params, inputs, outputs): paths by the last part of their name; may return facts for the receipt.
+    run(params, inputs, outputs): folders by their name below data/, less that of the item: "model", "wordpieces/train";
+    may return facts for the receipt.
     """
     try:
         settings = params.load()
+        name = "@".join([name, *sys.argv[1:]])
         inputs, outputs = _paths(name)
         _execute(name, run, settings, inputs, outputs)
     except Problem as problem:
@@ -40,13 +40,16 @@ def main(name: str, run: Run) -> None:
 
 def _paths(name: str) -> tuple[dict[str, Path], dict[str, Path]]:
     """The data folders that dvc.yaml gives to a stage."""
-    stage = yaml.safe_load(Path("dvc.yaml").read_text("utf-8"))["stages"][name]
+    stages = dag.load()
+    if name not in stages:
+        raise Problem(f"dvc.yaml has no such stage; it has: {', '.join(stages)}")
 
-    def folders(entries: list) -> dict[str, Path]:
-        paths = [Path(next(iter(entry)) if isinstance(entry, dict) else entry) for entry in entries]
-        return {p.name: p for p in paths if p.parts[0] == "data" and RECEIPTS not in p.parents}
+    def folders(paths: list[str]) -> dict[str, Path]:
+        item = name.partition("@")[2]
+        found = [Path(path) for path in paths if Path(path).parts[0] == "data" and RECEIPTS not in Path(path).parents]
+        return {"/".join(p.parts[1:-1] if p.name == item else p.parts[1:]): p for p in found}
 
-    return folders(stage["deps"]), folders(stage["outs"])
+    return folders(stages[name].deps), folders(stages[name].outs)
 
 
 def _execute(name: str, run: Run, settings: params.Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> None:
@@ -85,7 +88,8 @@ def _execute(name: str, run: Run, settings: params.Params, inputs: dict[str, Pat
 def digest(path: Path) -> str:
     """sha256 of a file, or of a folder's names and contents."""
     if path.is_dir():
-        lines = [f"{digest(p)}  {p.relative_to(path).as_posix()}" for p in sorted(path.rglob("*")) if p.is_file()]
+        files = [p for p in sorted(path.rglob("*")) if p.is_file() and p.name != ".snakemake_timestamp"]
+        lines = [f"{digest(p)}  {p.relative_to(path).as_posix()}" for p in files]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,24 +6,23 @@ import json
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from . import dag
 from .stage import RECEIPTS
 
-
-def stages() -> list[str]:
-    """The stages of the DAG, as dvc.yaml orders them."""
-    return list(yaml.safe_load(Path("dvc.yaml").read_text("utf-8"))["stages"])
+SHARED = ("download_weights", "sentencize", "wordpiece")  # stages that every point of the sweep builds on
 
 
 def receipts() -> dict[str, dict[str, Any]]:
     """The receipts that are here, in the order of the DAG."""
-    paths = {stage: RECEIPTS / f"{stage}.json" for stage in stages()}
+    paths = {stage: RECEIPTS / f"{stage}.json" for stage in dag.load()}
     return {stage: json.loads(path.read_text("utf-8")) for stage, path in paths.items() if path.is_file()}
 
 
-def text(receipts: dict[str, dict[str, Any]], metrics: dict[str, Any]) -> str:
+def text(receipts: dict[str, dict[str, Any]]) -> str:
     """Time and energy per stage, scores, where the wheels are, what to type next."""
+    comparison = Path("data/comparison")
+    metrics = json.loads((comparison / "metrics.json").read_text("utf-8"))
+    best = json.loads((comparison / "best.json").read_text("utf-8"))["point"]
     rows = list(receipts.values())
     total = {key: sum(row[key] for row in rows) for key in ("seconds", "kwh", "kwh_low", "kwh_high")}
     lines = ["", f"{'stage':18} {'seconds':>8} {'Wh':>8}   {'from':>6} to {'':<6} how"]
@@ -31,9 +30,12 @@ def text(receipts: dict[str, dict[str, Any]], metrics: dict[str, Any]) -> str:
         lines.append(_line(row["stage"], row) + f" {row['method']}")
     lines.append(_line("all", total).rstrip())
     lines.append("")
-    for split, m in metrics.items():
-        accuracy = f"accuracy {m['accuracy']:.3f} ({m['accuracy_low']:.3f} to {m['accuracy_high']:.3f})"
-        lines.append(f"{split:5} {accuracy}, macro F1 {m['macro_f1']:.3f}, {m['documents']} documents")
+    for point, splits in metrics.items():
+        if len(metrics) > 1:
+            lines.append(f"{point}{' (best on dev)' if point == best else ''}")
+        for split, m in splits.items():
+            accuracy = f"accuracy {m['accuracy']:.3f} ({m['accuracy_low']:.3f} to {m['accuracy_high']:.3f})"
+            lines.append(f"{split:5} {accuracy}, macro F1 {m['macro_f1']:.3f}, {m['documents']} documents")
     wheels = [wheel for folder in ("package", "vectors") for wheel in sorted(Path("data", folder).glob("*.whl"))]
     pipelines = [wheel for wheel in wheels if not wheel.name.startswith("spacy_rootstock-")]
     name = pipelines[0].name.split("-")[0]

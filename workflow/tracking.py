@@ -95,7 +95,7 @@ def run_name(params: Params) -> str:
 def _log_params(client: Any, run_id: str, params: Params) -> None:
     from mlflow.entities import Param
 
-    flat = _flat({key: value for key, value in params.items() if key != "tracking"})
+    flat = _flat({key: value for key, value in params.items() if key not in ("tracking", "sweep")})
     client.log_batch(run_id, params=[Param(key, str(value)) for key, value in flat.items()])
 
 
@@ -119,9 +119,7 @@ def _log_points(client: Any, run_id: str | None, points: list[dict[str, float]])
         client.log_batch(run_id, metrics=metrics)
 
 
-def record(
-    params: Params, result: str, metrics: dict[str, Any], receipts: dict[str, dict], model: Path, evaluation: Path
-) -> tuple[str, bool]:
+def record(params: Params, result: str, receipts: dict[str, dict], model: Path, evaluation: Path) -> tuple[str, bool]:
     """Bring MLflow up to date with one result. RETURNS: its run id, and whether anything was logged.
 
     Raises Problem where MLflow cannot be reached or refuses.
@@ -138,7 +136,7 @@ def record(
                 client.delete_run(live_run)
             return known[0].info.run_id, False
         run_id = live_run or _from_files(client, experiment, params, model)
-        _complete(client, run_id, metrics, receipts, model, evaluation)
+        _complete(client, run_id, receipts, model, evaluation)
         training = "in this clone" if live_run else "reused"
         for name, value in {"training": training, "energy.method": receipts["finetune"]["method"]}.items():
             client.set_tag(run_id, name, value)
@@ -164,15 +162,14 @@ def _from_files(client: Any, experiment: str, params: Params, model: Path) -> st
     return run_id
 
 
-def _complete(
-    client: Any, run_id: str, metrics: dict[str, Any], receipts: dict[str, dict], model: Path, evaluation: Path
-) -> None:
+def _complete(client: Any, run_id: str, receipts: dict[str, dict], model: Path, evaluation: Path) -> None:
     """Final scores, cost, plots and the model."""
     import mlflow
     import spacy
+    import srsly
 
     figures: dict[str, float] = {}
-    for split, scores in metrics.items():
+    for split, scores in srsly.read_json(evaluation / "metrics.json").items():
         figures |= {f"{split}/{name}": value for name, value in scores.items() if name != "f1"}
         figures |= {f"{split}/f1 {_metric_name(label)}": value for label, value in scores["f1"].items()}
     figures["energy/kwh"] = sum(r["kwh"] for r in receipts.values())

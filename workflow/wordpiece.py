@@ -1,11 +1,10 @@
-"""Cut each sentence into the model's own pieces and align them with the spaCy tokens."""
+"""Cut each sentence of a split into the model's own pieces and align them with the spaCy tokens."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import spacy
@@ -27,19 +26,17 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
     wordpiecer = nlp.add_pipe("trf_wordpiecer", config={"weights": str(inputs["weights"]), **settings})
     unknown = wordpiecer.tokenizer.unk_token_id
     sentencized = srsly.read_json(inputs["sentences"] / "report.json")
-    report: dict[str, Any] = {"labels": sentencized["labels"], "splits": {}}
-    for split in shards.SPLITS:
-        counts: Counter[str] = Counter()
-        docs = shards.read(shards.files(inputs["sentences"] / split), nlp.vocab)
-        docs = _counted(wordpiecer.pipe(docs), counts, unknown, params.wordpiece.words_per_batch)
-        total = sentencized["splits"][split]["documents"]
-        bar = tqdm(docs, split, total, unit=" docs", disable=None)
-        shards.write(bar, outputs["wordpieces"] / split, params.sentencize.shard_docs)
-        report["splits"][split] = {
-            **counts,
-            "pieces_per_token": round(counts["pieces"] / max(1, counts["tokens"]), 4),
-            "padding_efficiency": round(counts["window_pieces"] / max(1, counts["computed_pieces"]), 4),
-        }
+    counts: Counter[str] = Counter()
+    docs = shards.read(shards.files(inputs["sentences"]), nlp.vocab)
+    docs = _counted(wordpiecer.pipe(docs), counts, unknown, params.wordpiece.words_per_batch)
+    bar = tqdm(docs, inputs["sentences"].name, sentencized["documents"], unit=" docs", disable=None)
+    shards.write(bar, outputs["wordpieces"], params.sentencize.shard_docs)
+    report = {
+        "labels": sentencized["labels"],
+        **counts,
+        "pieces_per_token": round(counts["pieces"] / max(1, counts["tokens"]), 4),
+        "padding_efficiency": round(counts["window_pieces"] / max(1, counts["computed_pieces"]), 4),
+    }
     write_json(outputs["wordpieces"] / "report.json", report)
 
 

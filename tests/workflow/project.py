@@ -49,7 +49,9 @@ class Project:
         return done
 
     def stage(self, name: str, check: bool = True) -> subprocess.CompletedProcess:
-        return self.call(sys.executable, "-m", f"workflow.{name}", check=check)
+        """name: as DVC has it, such as `finetune@base`."""
+        module, *item = name.split("@")
+        return self.call(sys.executable, "-m", f"workflow.{module}", *item, check=check)
 
 
 def small(weights: Path, **changes) -> dict:

@@ -1,379 +1,92 @@
-"""The DAG under DVC, for real: what runs, what is reused, what MLflow holds, and what the wheels do."""
+"""dvc.yaml as this project reads it is dvc.yaml as DVC reads it."""
 
-import ast
-import json
-import random
-import sys
-import zipfile
-from pathlib import Path
+import subprocess
 
 import pytest
-import yaml
+from dvc.repo import Repo
 
-from workflow.stage import digest
+from workflow import dag
 
-from ..conftest import ROOT, SHARED
-from ..rootstock.test_families import make_weights
-from .project import Project, small
+from .project import Project
 
-STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-UP_TO_DATE = "Data and pipelines are up to date."
+HARD = """
+stages:
+  splits:
+    foreach: [train, dev, 3]
+    do:
+      desc: a list of ${item}
+      cmd: echo ${item} ${flags.quick} ${numbers[1]}
+      outs:
+        - data/${item}: {cache: false}
+  points:
+    foreach: ${sweep}
+    do:
+      cmd:
+        - echo ${key}
+        - echo ${item.rate}
+      deps:
+        - data/train
+        - script.py
+      params:
+        - flags
+        - sweep.${key}
+      outs:
+        - out/${key}
+      meta: {resources: {cpus: "${threads}", name: "x-${threads}"}}
+  grid:
+    matrix:
+      size: [small, large]
+      rate: ${numbers}
+      what: [{a: 1}, {a: 2}]
+    cmd: echo ${item.size} ${item.rate} ${item.what.a} ${key}
+    deps:
+      - out
+    outs:
+      - grid/${key}
+"""
+VALUES = """
+threads: 2
+flags: {quick: true}
+numbers: [0.5, 1]
+sweep:
+  base: {rate: 0.1}
+  hot: {rate: 1.0}
+"""
 
 
-def closure(path: Path) -> set[Path]:
-    """The files of this project that a module imports, wherever in it, and those that they import."""
-    found: set[Path] = set()
-    todo = [path]
-    while todo:
-        here = todo.pop()
-        if here in found:
-            continue
-        found.add(here)
-        root = ROOT / "src" if here.is_relative_to(ROOT / "src") else ROOT
-        package = here.parent.relative_to(root).parts
-        for node in ast.walk(ast.parse(here.read_text())):
-            if isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom):
-                base = (
-                    ".".join([*package[: len(package) - node.level + 1], *filter(None, [node.module])])
-                    if node.level
-                    else node.module
-                )
-                names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
-            else:
-                continue
-            for name in names:
-                relative = Path(*name.split("."))
-                for place in (ROOT, ROOT / "src"):
-                    for candidate in (place / relative.with_suffix(".py"), place / relative / "__init__.py"):
-                        if candidate.is_file():
-                            todo.append(candidate)
+def by_dvc(folder) -> dict[str, dag.Stage]:
+    found = {}
+    for stage in Repo(str(folder)).index.stages:
+        deps = [d for d in stage.deps if not hasattr(d, "params")]
+        params = {key: d.hash_info.value.get(key) if d.hash_info else d.read_params()[key]
+                  for d in stage.deps if hasattr(d, "params") for key in d.params}  # fmt: skip
+        found[stage.name] = dag.Stage(
+            stage.name,
+            stage.cmd,
+            [d.def_path for d in deps],
+            [o.def_path for o in stage.outs],
+            params,
+            stage.meta or {},
+        )
     return found
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_deps_cover_the_imports(stage):
-    modules = [ROOT / f"workflow/{stage}.py"]
-    if stage in ("finetune", "evaluate"):  # components that spaCy finds by entry point
-        modules += [ROOT / f"src/rootstock/{name}.py" for name in ("wordpiecer", "tok2vec", "textcat")]
-    if stage == "wordpiece":
-        modules += [ROOT / "src/rootstock/wordpiecer.py"]
-    needed = {p for module in modules for p in closure(module)} - {ROOT / "workflow/__init__.py"}
-    deps = [ROOT / dep for dep in STAGES[stage]["deps"] if "$" not in dep]
-    missing = [str(p.relative_to(ROOT)) for p in needed if not any(p.is_relative_to(dep) for dep in deps)]
-    assert not missing
-    named = {d for d in deps if d.suffix == ".py"}
-    superfluous = named - needed - {ROOT / "workflow/check_package.py", ROOT / "src/rootstock/__init__.py"}
-    assert not superfluous
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_no_stage_imports_another(stage):
-    others = {ROOT / f"workflow/{name}.py" for name in STAGES if name != stage}
-    assert not closure(ROOT / f"workflow/{stage}.py") & others
-
-
-def test_the_library_knows_nothing_of_the_workflow():
-    for module in (ROOT / "src/rootstock").glob("*.py"):
-        assert all(p.is_relative_to(ROOT / "src") for p in closure(module))
-
-
-@pytest.mark.parametrize(("package", "home"), [("mlflow", "tracking.py"), ("codecarbon", "energy.py")])
-def test_tracking_and_metering_have_one_module_each(package, home):
-    users = {
-        p.name
-        for folder in ("workflow", "src/rootstock")
-        for p in (ROOT / folder).glob("*.py")
-        if f"import {package}" in p.read_text() or f"from {package}" in p.read_text()
-    }
-    assert users == {home}
-
-
-@pytest.mark.parametrize("module", ["rootstock", "workflow.params", "workflow.stage", "workflow.ledger"])
-def test_nothing_heavy_is_imported_before_it_is_needed(module):
-    import subprocess
-
-    heavy = "{'torch', 'transformers', 'mlflow', 'codecarbon', 'dvc', 'matplotlib'}"
-    code = f"import sys, {module}; print(sorted({heavy} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
-
-
-@pytest.fixture(scope="module")
-def project(tiny, tmp_path_factory) -> Project:
-    """A shortened sample and tiny weights: the DAG has run once under `make repro`'s commands."""
-    project = Project(tmp_path_factory.mktemp("project"), **small(tiny, **{"data.folder": "data/few"}))
-    shorten(project, ROOT / "data/sample", train=48, dev=16, test=24)
-    project.first = project.call("dvc", "repro").stdout + project.stage("ledger").stdout
-    return project
-
-
-def shorten(project: Project, source: Path, **sizes: int) -> None:
-    """Some rows of a data set, drawn by lot, as data/few."""
-    (project.folder / "data/few").mkdir(parents=True)
-    for split, size in sizes.items():
-        lines = (source / f"{split}.jsonl").read_text("utf-8").splitlines()
-        chosen = random.Random(0).sample(lines, size)
-        (project.folder / f"data/few/{split}.jsonl").write_text("\n".join(chosen), "utf-8")
-
-
-def ran(output: str) -> list[str]:
-    return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
-
-
-def runs(project: Project) -> list:
-    from mlflow import MlflowClient
-
-    client = MlflowClient(f"sqlite:///{project.folder}/mlflow.db")
-    [experiment] = [e for e in client.search_experiments() if e.name == "rootstock"]
-    return [client, *client.search_runs([experiment.experiment_id])]
-
-
-def test_every_stage_runs_and_leaves_a_receipt(project):
-    assert ran(project.first) == list(STAGES)
-    for stage in STAGES:
-        receipt = json.loads((project.folder / f"data/receipts/{stage}.json").read_text())
-        assert receipt["stage"] == stage and receipt["seconds"] > 0
-        assert 0 <= receipt["kwh_low"] <= receipt["kwh"] <= receipt["kwh_high"] and receipt["method"]
-        for out, expected in receipt["outs"].items():
-            assert digest(project.folder / out) == expected
-
-
-def test_the_summary_tells_scores_cost_wheels_and_what_to_type(project):
-    for stage in STAGES:
-        assert f"\n{stage} " in project.first
-    for part in (
-        "Wh",
-        "test  accuracy 0.",
-        "macro F1",
-        "data/package/en_sample_sentiment-0.1.0-py3-none-any.whl",
-        "data/vectors/en_minilm-0.1.0-py3-none-any.whl",
-        "make ui",
-    ):
-        assert part in project.first
-
-
-def test_again_does_nothing(project):
-    again = project.call("dvc", "repro").stdout
-    assert UP_TO_DATE in again and ran(again) == []
-    before = len(runs(project))
-    assert "nothing new" in project.stage("ledger").stdout
-    assert len(runs(project)) == before
-
-
-def test_mlflow_has_the_run(project):
-    client, run = runs(project)[0], runs(project)[-1]
-    assert run.info.status == "FINISHED"
-    assert run.data.params["finetune.epochs"] == "1" and run.data.params["seed"] == "0"
-    metrics = json.loads((project.folder / "data/evaluation/metrics.json").read_text())
-    assert run.data.metrics["test/accuracy"] == metrics["test"]["accuracy"]
-    assert run.data.metrics["energy/kwh"] > 0
-    curve = json.loads((project.folder / "data/model/train_curve.json").read_text())
-    logged = sorted((m.step, m.value) for m in client.get_metric_history(run.info.run_id, "train/loss"))
-    assert logged == [(p["step"], p["loss"]) for p in curve]
-    assert client.get_metric_history(run.info.run_id, "train/dev_accuracy")
-    names = {item.path for item in client.list_artifacts(run.info.run_id, "evaluation")}
-    assert {"evaluation/confusion.png", "evaluation/calibration.png", "evaluation/metrics.json"} <= names
-    assert list((project.folder / "mlruns").rglob("model.spacy/trf_tok2vec/model.safetensors"))
-
-
-def test_half_a_run_is_not_recorded(project, tmp_path):
-    """Receipts of a model and of another's evaluation do not go together."""
-    receipt = project.folder / "data/receipts/evaluate.json"
-    content = receipt.read_text()
-    receipt.unlink()  # it may be a link into the cache
-    receipt.write_text(content.replace(json.loads(content)["deps"]["data/model"], "0" * 64))
-    done = project.call(sys.executable, "-m", "workflow.ledger", check=False)
-    assert done.returncode == 1 and "is of another model than data/model" in done.stderr
-    receipt.unlink()
-    assert "no receipt of evaluate" in project.call(sys.executable, "-m", "workflow.ledger", check=False).stderr
-    receipt.write_text(content)
-
-
-def test_without_its_own_run_the_ledger_logs_everything_from_files(project):
-    """As after `dvc pull`: MLflow here has never seen this training."""
-    env_uri = f"sqlite:///{project.folder}/other.db"
-    done = project.call("env", f"MLFLOW_TRACKING_URI={env_uri}", sys.executable, "-m", "workflow.ledger")
-    assert "recorded run" in done.stdout
-    from mlflow import MlflowClient
-
-    [run] = MlflowClient(env_uri).search_runs(["1"])
-    assert run.data.tags["training"] == "reused" and run.data.params["finetune.epochs"] == "1"
-    assert len(MlflowClient(env_uri).get_metric_history(run.info.run_id, "train/dev_accuracy")) == 1
-
-
-def test_a_tracking_server_that_is_down_stops_no_training(project):
-    env = ["env", "MLFLOW_TRACKING_URI=http://127.0.0.1:9", "MLFLOW_HTTP_REQUEST_MAX_RETRIES=0"]
-    done = project.call(*env, sys.executable, "-m", "workflow.ledger", check=False)
-    assert done.returncode == 1 and done.stderr.startswith("ledger: error: MLflow at http://127.0.0.1:9")
-    code = "from workflow import params, tracking\nwith tracking.live(params.load().model_dump()) as run: run.log({'step': 1, 'loss': 1.0})"
-    done = project.call(*env, sys.executable, "-c", code)
-    assert "not logging while training" in done.stderr
-
-
-def test_labels_with_odd_characters_become_metrics():
-    from workflow.tracking import _metric_name
-
-    assert [_metric_name(label) for label in ("R&D", "C++", "a/../b", "ok")] == ["R_D", "C__", "a___b", "ok"]
-
-
-def test_scores_follow_from_the_predictions(project):
-    evaluation = project.folder / "data/evaluation"
-    rows = [json.loads(line) for line in (evaluation / "test.jsonl").open()]
-    hits = sum(row["gold"][max(row["scores"], key=row["scores"].get)] for row in rows)
-    metrics = json.loads((evaluation / "metrics.json").read_text())["test"]
-    assert metrics["documents"] == len(rows) == 24
-    assert metrics["accuracy"] == pytest.approx(hits / 24, abs=1e-6)
-    assert metrics["accuracy_low"] < metrics["accuracy"] < metrics["accuracy_high"]
-    worst = json.loads((evaluation / "worst.json").read_text())
-    assert len(worst) == min(20, 24 - hits) and all(
-        max(w["scores"], key=w["scores"].get) not in w["gold"] for w in worst
-    )
-    assert len(json.loads((evaluation / "confusion.json").read_text())) == 24
-    for plot in ("confusion.png", "calibration.png"):
-        assert (evaluation / plot).read_bytes().startswith(b"\x89PNG")
-
-
-def test_dvc_shows_metrics_and_plots(project):
-    assert "test.accuracy" in project.call("dvc", "metrics", "show").stdout
-    project.call("dvc", "plots", "show", "--out", "plots")
-    assert (project.folder / "plots/index.html").is_file()
-
-
-def test_the_wheels(project):
-    wheels = {p.name.split("-")[0]: p for p in (project.folder / "data/package").glob("*.whl")}
-    assert set(wheels) == {"en_sample_sentiment", "spacy_rootstock"}
-    with zipfile.ZipFile(wheels["en_sample_sentiment"]) as wheel:
-        names = wheel.namelist()
-        metadata = wheel.read(next(n for n in names if n.endswith("METADATA"))).decode()
-        assert "Requires-Dist: spacy-rootstock" in metadata
-        assert any(n.endswith("trf_tok2vec/model.safetensors") for n in names)
-        assert {info.date_time[:3] for info in wheel.infolist()} == {(2000, 1, 1)}
-        for name in names:
-            assert str(project.folder).encode() not in wheel.read(name), name
-    card = (project.folder / "data/package/MODEL_CARD.md").read_text()
-    assert "licence: not stated" in card, "the local folder of this test says nothing of it"
-    assert "kWh" not in card, "no measured figure is in the wheel"
-
-
-def test_a_wheel_of_the_weights_alone(project):
-    """No head; its stage hangs on the weights alone, and a change of the data leaves it be."""
-    wheels = {p.name.split("-")[0]: p for p in (project.folder / "data/vectors").glob("*.whl")}
-    assert set(wheels) == {"en_minilm", "spacy_rootstock"}
-    with zipfile.ZipFile(wheels["en_minilm"]) as wheel:
-        meta = json.loads(wheel.read(next(n for n in wheel.namelist() if n.endswith("meta.json"))))
-        assert meta["components"] == ["sentencizer", "trf_wordpiecer", "trf_tok2vec"]
-    assert [dep for dep in STAGES["package_weights"]["deps"] if dep.startswith("data/")] == ["data/weights"]
-
-
-def test_a_wheel_with_other_vectors_stops_the_stage(project, tmp_path):
-    import numpy as np
-
-    from workflow.errors import Problem
-    from workflow.package_weights import TEXTS, check
-
-    with pytest.raises(Problem, match="en_minilm gives other vectors than data/weights"):
-        check("en_minilm", project.folder / "data/vectors", np.ones((len(TEXTS), 16)), 1, tmp_path)
-
-
-def test_a_wheel_that_predicts_otherwise_stops_the_stage(project, tmp_path):
-    from workflow.errors import Problem
-    from workflow.package import check
-
-    lines = (project.folder / "data/evaluation/test.jsonl").read_text().splitlines()
-    row = json.loads(lines[3])
-    row["scores"] = {label: 1 - score for label, score in row["scores"].items()}
-    (tmp_path / "test.jsonl").write_text("\n".join([*lines[:3], json.dumps(row), *lines[4:]]))
-    with pytest.raises(Problem, match="predicts otherwise than evaluate, first for"):
-        check("en_sample_sentiment", project.folder / "data/package", tmp_path / "test.jsonl", 2, tmp_path)
-
-
-def test_a_change_of_finetune_reruns_what_follows_and_back_computes_nothing(project):
-    assert len(runs(project)) == 2  # the client, and one run
-    model = digest(project.folder / "data/model")
-    project.set(**{"finetune.epochs": 2})
-    assert ran(project.call("dvc", "repro").stdout) == ["finetune", "evaluate", "package"]
-    assert digest(project.folder / "data/model") != model
-    assert "recorded run" in project.stage("ledger").stdout
-    assert len(runs(project)) == 3
-
-    project.set(**{"finetune.epochs": 1})
-    back = project.call("dvc", "repro").stdout
-    assert ran(back) == [] and back.count("is cached - skipping run") == 3
-    assert digest(project.folder / "data/model") == model
-    assert "nothing new" in project.stage("ledger").stdout
-    assert len(runs(project)) == 3
-
-
-def test_training_again_gives_the_same_bytes_and_no_second_run(project):
-    model, evaluation = (digest(project.folder / f"data/{name}") for name in ("model", "evaluation"))
-    before = {run.info.run_id for run in runs(project)[1:]}
-    project.call("dvc", "repro", "--force", "--single-item", "finetune", "evaluate")
-    assert digest(project.folder / "data/model") == model
-    assert digest(project.folder / "data/evaluation") == evaluation
-    assert "nothing new" in project.stage("ledger").stdout
-    assert {run.info.run_id for run in runs(project)[1:]} == before
-
-
-SLOW = pytest.mark.skipif("not config.getoption('slow')", reason="one more run of the DAG: run pytest --slow")
-SLICES = {
-    "sst2": {"train": 60, "dev": 20, "test": 20},
-    "imdb": {"train": 60, "test": 12},
-    "trec": {"train": 120, "test": 30},
-}
-
-
-@pytest.mark.skipif(not SHARED.is_dir(), reason=f"the public data sets are not at hand in {SHARED}")
-@pytest.mark.parametrize(
-    "name", ["sst2", *(pytest.param(name, marks=[pytest.mark.slow, SLOW]) for name in ("imdb", "trec"))]
-)
-def test_other_data_by_params_alone(name, tiny, tmp_path):
-    """Slices of public data, with and without a dev file, two classes and six, short texts and long."""
-    project = Project(tmp_path, **small(tiny, **{"data.folder": "data/few"}))
-    shorten(project, SHARED / name, **SLICES[name])
-    assert ran(project.call("dvc", "repro", "evaluate").stdout) == list(STAGES)[:5]
-    metrics = json.loads((tmp_path / "data/evaluation/metrics.json").read_text())
-    assert metrics["test"]["documents"] == SLICES[name]["test"]
-    report = json.loads((tmp_path / "data/sentences/report.json").read_text())
-    assert len(report["labels"]) == (6 if name == "trec" else 2)
-
-
-@pytest.mark.skipif(not SHARED.is_dir(), reason=f"the real tokenizers are not at hand in {SHARED}")
-@pytest.mark.parametrize("family", ["xlnet", "gpt2"])
-@pytest.mark.slow
-@SLOW
-def test_models_that_are_not_like_bert(family, tmp_path):
-    """The whole DAG, the wheel included: a class piece at the end, and none at all."""
-    weights = make_weights(family, tmp_path / "weights")
-    project = Project(tmp_path / "project", **small(weights, **{"data.folder": "data/few"}))
-    shorten(project, ROOT / "data/sample", train=16, dev=8, test=8)
-    for stage in STAGES:
-        project.stage(stage)
-    assert "accuracy" in project.stage("ledger").stdout
-    card = (tmp_path / "project/data/package/MODEL_CARD.md").read_text()
-    assert json.loads((tmp_path / "project/data/weights/config.json").read_text())["model_type"] == family and card
-
-
-def test_several_labels_per_row_and_a_frozen_transformer(tiny, tmp_path):
-    changes = {"data.folder": "data/few", "data.exclusive": False, "finetune.trainable": False}
-    project = Project(tmp_path, **small(tiny, **changes))
-    (tmp_path / "data/few").mkdir(parents=True)
-    rows = [
-        ("Good soup.", ["FOOD"]),
-        ("Kind waiter.", ["STAFF"]),
-        ("Good soup, kind waiter.", ["FOOD", "STAFF"]),
-        ("Far away.", []),
-    ]
-    for split in ("train", "dev", "test"):
-        content = "\n".join(json.dumps({"text": text, "labels": labels}) for text, labels in rows)
-        (tmp_path / f"data/few/{split}.jsonl").write_text(content)
-    for stage in list(STAGES)[:5]:
-        project.stage(stage)
-    metrics = json.loads((tmp_path / "data/evaluation/metrics.json").read_text())
-    assert set(metrics["test"]["f1"]) == {"FOOD", "STAFF"}
-    from rootstock.weights import load_model
-
-    before = load_model(tmp_path / "data/weights").state_dict()
-    after = load_model(tmp_path / "data/model/pipeline/trf_tok2vec").state_dict()
-    assert all(bool((before[name] == value).all()) for name, value in after.items())
+@pytest.fixture(params=["this project", "a sweep", "hard"])
+def folder(request, tmp_path):
+    if request.param == "hard":
+        subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
+        (tmp_path / "dvc.yaml").write_text(HARD)
+        (tmp_path / "params.yaml").write_text(VALUES)
+        subprocess.run(["dvc", "init", "--quiet"], cwd=tmp_path, check=True)
+        return tmp_path
+    points = {"base": {}} if request.param == "this project" else {"a": {"epochs": 1}, "b": {"seed": 3}, "c_1": {}}
+    return Project(tmp_path, sweep=points).folder
+
+
+def test_stages_are_those_of_dvc(folder):
+    ours, theirs = dag.load(folder), by_dvc(folder)
+    assert list(ours) == list(theirs)
+    for name, stage in ours.items():
+        expected = theirs[name]
+        assert stage.cmd == expected.cmd and stage.meta == expected.meta and stage.params == expected.params
+        assert sorted(stage.deps) == sorted(expected.deps) and sorted(stage.outs) == sorted(expected.outs)

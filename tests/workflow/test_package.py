@@ -8,7 +8,7 @@ import pytest
 
 from ..conftest import ROOT
 from .project import Project, small
-from .test_dag import STAGES, shorten
+from .test_repro import STAGES, shorten
 
 SCRIPT = """
 import spacy, rootstock

@@ -57,6 +57,11 @@ CASES = [
     ({"weights.source": "http://x"}, "weights.source is 'http://x': string should match"),
     ({"weights.sha256": {"model.safetensors": "abc"}}, "weights.sha256.model.safetensors is 'abc'"),
     ({"finetune.learning_rate": "5e-5"}, r"should be a valid number \(YAML takes 5e-5 for text; write 5.0e-5\)"),
+    ({"sweep": {}}, "sweep is {}"),
+    ({"sweep": {"Hot!": {}}}, "Hot!"),
+    ({"sweep": {"hot": {"epochz": 3}}}, r"unknown key sweep.hot.epochz .there are: trainable, epochs"),
+    ({"sweep": {"hot": {"epochs": 0}}}, "sweep.hot.epochs is 0: input should be greater"),
+    ({"sweep": {"hot": {"seed": -1}}}, "sweep.hot.seed is -1"),
     ({"package.version": 1.0}, "package.version is 1.0: input should be a valid string"),
 ]
 
@@ -90,3 +95,10 @@ def test_a_country_that_has_no_grid(tmp_path):
 
     with pytest.raises(Problem, match=r"carbon\.country is 'GER'"), metered("GER", 1.0):
         raise AssertionError("no work may start")
+
+
+def test_a_point_of_the_sweep_changes_what_it_names(tmp_path):
+    params = load(write(tmp_path, sweep={"base": {}, "hot": {"learning_rate": 0.5, "seed": 7}}))
+    base, hot = params.at("base"), params.at("hot")
+    assert base == params and hot.seed == 7 and hot.finetune.learning_rate == 0.5
+    assert hot.finetune.model_copy(update={"learning_rate": base.finetune.learning_rate}) == base.finetune

@@ -23,16 +23,17 @@ def run(tmp_path, **data):
     settings = params.load(ROOT / "params.yaml")
     data = settings.data.model_copy(update={"folder": str(tmp_path / "mine"), **data})
     out = tmp_path / "sentences"
-    sentencize.run(settings.model_copy(update={"data": data}), {}, {"sentences": out})
-    return json.loads((out / "report.json").read_text()), out
+    for split in shards.SPLITS:
+        sentencize.run(settings.model_copy(update={"data": data}), {}, {"sentences": out / split})
+    return {split: json.loads((out / split / "report.json").read_text()) for split in shards.SPLITS}, out
 
 
 def test_documents_sentences_and_labels(tmp_path):
     write(tmp_path / "mine", train=ROWS, dev=ROWS[:2], test=ROWS[2:])
     report, out = run(tmp_path)
-    assert report["labels"] == ["A", "B"]
-    assert report["splits"]["train"]["documents"] == 4 and report["splits"]["train"]["sentences"] == 5
-    assert report["splits"]["train"]["labels"] == {"A": 2, "B": 2}
+    assert report["test"]["labels"] == ["A", "B"]
+    assert report["train"]["documents"] == 4 and report["train"]["sentences"] == 5
+    assert report["train"]["documents_per_label"] == {"A": 2, "B": 2}
     docs = list(shards.read(shards.files(out / "train"), spacy.blank("en").vocab))
     assert [doc.text for doc in docs] == [text for text, _ in ROWS]
     assert docs[0].cats == {"A": 1.0, "B": 0.0} and len(list(docs[0].sents)) == 2
@@ -67,8 +68,8 @@ def test_several_labels(tmp_path):
 def test_skipped_rows_are_in_the_report_and_on_the_screen(tmp_path, capsys):
     write(tmp_path / "mine", train=[*ROWS, "no JSON", ("  ", "A")], dev=ROWS, test=[*ROWS, ("What?", "C")])
     report, _ = run(tmp_path, on_bad_row="skip")
-    assert [report["splits"][split]["skipped"] for split in shards.SPLITS] == [2, 0, 1]
-    assert "train.jsonl:5: not JSON" in report["splits"]["train"]["skipped_rows"][0]
+    assert [report[split]["skipped"] for split in shards.SPLITS] == [2, 0, 1]
+    assert "train.jsonl:5: not JSON" in report["train"]["skipped_rows"][0]
     assert "train: 2 bad rows skipped" in capsys.readouterr().out
 
 
@@ -76,12 +77,12 @@ def test_skipped_rows_of_a_held_out_dev_are_counted_once(tmp_path):
     rows = [(f"Text number {i}.", "AB"[i % 2]) for i in range(100)]
     write(tmp_path / "mine", train=[*rows, "no JSON"], test=rows)
     report, _ = run(tmp_path, on_bad_row="skip")
-    assert [report["splits"][split]["skipped"] for split in shards.SPLITS] == [1, 0, 0]
+    assert [report[split]["skipped"] for split in shards.SPLITS] == [1, 0, 0]
 
 
 def test_a_text_of_more_than_a_million_characters(tmp_path):
     write(tmp_path / "mine", train=[*ROWS, ("a b c. " * 150_000, "A")], dev=ROWS, test=ROWS)
-    assert run(tmp_path)[0]["splits"]["train"]["documents"] == 5
+    assert run(tmp_path)[0]["train"]["documents"] == 5
 
 
 def test_a_language_that_spacy_lacks(tmp_path):
@@ -113,7 +114,9 @@ def test_bad_input_is_one_clear_line(tmp_path, splits, message):
 def test_the_stage_exits_with_that_line(tmp_path):
     project = Project(tmp_path, **{"data.folder": "mine"})
     write(tmp_path / "mine", train=[*ROWS, "{"], test=ROWS)
-    done = project.stage("sentencize", check=False)
+    done = project.stage("sentencize@train", check=False)
     assert done.returncode == 1
-    assert done.stderr.startswith("sentencize: error: mine/train.jsonl:5: not JSON") and done.stderr.count("\n") == 1
-    assert not (tmp_path / "data/sentences").exists()
+    assert (
+        done.stderr.startswith("sentencize@train: error: mine/train.jsonl:5: not JSON") and done.stderr.count("\n") == 1
+    )
+    assert not (tmp_path / "data/sentences/train").exists()
