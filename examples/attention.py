@@ -1,6 +1,6 @@
 """Compare where two models look, over the same words: attention of the last layer, mean of its heads.
 
-python examples/attention.py "The waiter was kind, but the soup was cold." data/weights data/model/pipeline
+python examples/attention.py "The waiter was kind, but the soup was cold." data/weights data/model/base/pipeline
 
 A model is a weights folder or a saved pipeline. The models may cut the words into different pieces: what is drawn is
 attention between spaCy's tokens. Leaves attention.png.

@@ -23,6 +23,14 @@ class Energy:
     grid_g_per_kwh: float = 0.0
 
 
+_running: list = []  # the tracker of the block that is under way
+
+
+def spent_g() -> float:
+    """Grams of CO2 since the block began, PUE included."""
+    return 1000 * (_running[-1].flush() or 0.0) if _running else 0.0
+
+
 @contextmanager
 def metered(country: str, pue: float) -> Iterator[Energy]:
     """Meter this process: CPU, memory and GPUs. Raises Problem for a country that CodeCarbon does not know.
@@ -49,9 +57,11 @@ def metered(country: str, pue: float) -> Iterator[Energy]:
     )
     energy = Energy()
     tracker.start()
+    _running.append(tracker)
     try:
         yield energy
     finally:
+        _running.remove(tracker)
         tracker.stop()
         data = tracker.final_emissions_data
         cpu = next((h for h in tracker._hardware if type(h).__name__ == "CPU"), None)

@@ -17,7 +17,7 @@ from spacy.util import minibatch
 from thinc.api import Adam, Optimizer, warmup_linear
 from tqdm import tqdm
 
-from . import scores, shards, tracking
+from . import energy, scores, shards, tracking
 from .params import Finetune, Params
 from .predictions import arrays, predict
 from .stage import main, set_torch, write_json
@@ -31,7 +31,7 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> di
     labels, n_train = report["labels"], report["documents"]
     nlp = build(params, inputs["weights"], labels)
 
-    settings = params.finetune
+    settings, budget = params.finetune, params.carbon.budget_g
     steps_per_epoch = math.ceil(n_train / settings.batch_size)
     steps = steps_per_epoch * settings.epochs
     log_every = max(1, steps // 100)
@@ -44,7 +44,7 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> di
         tracking.live(params.model_dump()) as run_,
         tqdm(total=steps, desc="finetune", unit=" steps", disable=None) as bar,
     ):
-        step, since, loss = 0, 0, 0.0
+        step, since, loss, overrun = 0, 0, 0.0, False
         for epoch in range(1, settings.epochs + 1):
             for docs in batches(train, nlp, settings, rng):
                 losses: dict[str, float] = {}
@@ -57,18 +57,25 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> di
                     train_curve.append(point)
                     run_.log(point)
                     since, loss = 0, 0.0
+                    overrun = budget is not None and energy.spent_g() > budget
+                    if overrun:
+                        break
             point = {"step": step, "epoch": epoch, **dev_scores(nlp, dev, labels, params.data.exclusive)}
             run_.log(point)
             bar.set_postfix_str(f"dev accuracy {point['dev_accuracy']:.3f}")
             if all(_quality(point) > _quality(earlier) for earlier in dev_curve):
                 nlp.to_disk(out / "pipeline")
             dev_curve.append(point)
+            if overrun:
+                break
 
     write_json(out / "train_curve.json", train_curve)
     write_json(out / "dev_curve.json", dev_curve)
     best = max(dev_curve, key=_quality)
-    print(f"best after epoch {best['epoch']}: dev accuracy {best['dev_accuracy']:.4f}")
-    return {"mlflow_run": run_.run_id}
+    print(f"best after step {best['step']}: dev accuracy {best['dev_accuracy']:.4f}")
+    if overrun:
+        print(f"stopped after {step} of {steps} steps: carbon.budget_g, {budget:g} g of CO2, is spent")
+    return {"mlflow_run": run_.run_id, "steps": step, "steps_planned": steps}
 
 
 def build(params: Params, weights: Path, labels: list[str]) -> Language:

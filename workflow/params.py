@@ -71,6 +71,7 @@ class Package(_Section):
 class Carbon(_Section):
     country: Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
     pue: Annotated[float, Field(ge=1)]
+    budget_g: Annotated[float, Field(gt=0)] | None
 
 
 class Tracking(_Section):

@@ -31,6 +31,11 @@ def text(receipts: dict[str, dict[str, Any]]) -> str:
     lines.append(_line("all", total).rstrip())
     lines.append("")
     for point, splits in metrics.items():
+        finetune = receipts[f"finetune@{point}"]
+        if finetune["steps"] < finetune["steps_planned"]:
+            lines.append(
+                f"{point}: stopped by carbon.budget_g after {finetune['steps']} of {finetune['steps_planned']} steps"
+            )
         if len(metrics) > 1:
             lines.append(f"{point}{' (best on dev)' if point == best else ''}")
         for split, m in splits.items():

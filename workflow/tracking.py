@@ -138,6 +138,9 @@ def record(params: Params, result: str, receipts: dict[str, dict], model: Path, 
         run_id = live_run or _from_files(client, experiment, params, model)
         _complete(client, run_id, receipts, model, evaluation)
         training = "in this clone" if live_run else "reused"
+        finetune = receipts["finetune"]
+        if finetune["steps"] < finetune["steps_planned"]:
+            training += f", stopped by carbon.budget_g after {finetune['steps']} of {finetune['steps_planned']} steps"
         for name, value in {"training": training, "energy.method": receipts["finetune"]["method"]}.items():
             client.set_tag(run_id, name, value)
         client.set_tag(run_id, RESULT, result)  # last: a run that lacks it is not whole

@@ -12,6 +12,8 @@ from ..conftest import ROOT
 
 
 class Project:
+    home: Path | None = None
+
     def __init__(self, folder: Path, **changes) -> None:
         self.folder = folder
         listed = subprocess.run(
@@ -43,6 +45,8 @@ class Project:
         """Run a command of the environment that runs the tests."""
         env = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "DVC_", "PYTHON", "OMP_"))}
         env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
+        if self.home is not None:
+            env["HOME"] = str(self.home)
         env["PYTHONPATH"] = str(self.folder / "src")
         done = subprocess.run(command, cwd=self.folder, env=env, capture_output=True, text=True)
         assert not check or done.returncode == 0, done.stdout + done.stderr

@@ -111,13 +111,13 @@ def project(tiny, tmp_path_factory) -> Project:
     return project
 
 
-def shorten(project: Project, source: Path, **sizes: int) -> None:
-    """Some rows of a data set, drawn by lot, as data/few."""
-    (project.folder / "data/few").mkdir(parents=True)
+def shorten(project: Project, source: Path, folder: str = "data/few", **sizes: int) -> None:
+    """Some rows of a data set, drawn by lot."""
+    (project.folder / folder).mkdir(parents=True)
     for split, size in sizes.items():
         lines = (source / f"{split}.jsonl").read_text("utf-8").splitlines()
         chosen = random.Random(0).sample(lines, size)
-        (project.folder / f"data/few/{split}.jsonl").write_text("\n".join(chosen), "utf-8")
+        (project.folder / folder / f"{split}.jsonl").write_text("\n".join(chosen), "utf-8")
 
 
 def ran(output: str) -> list[str]:
@@ -318,6 +318,19 @@ def test_training_again_gives_the_same_bytes_and_no_second_run(project):
     assert {run.info.run_id for run in runs(project)[1:]} == before
 
 
+def test_a_budget_stops_fine_tuning_and_is_on_record(project):
+    """The last test of this project: a model that has seen a few steps, which evaluate and MLflow take as they take any."""
+    project.set(**{"finetune.epochs": 40, "carbon.budget_g": 1e-4})
+    assert "carbon.budget_g, 0.0001 g of CO2, is spent" in project.call("dvc", "repro").stdout
+    receipt = json.loads((project.folder / "data/receipts/finetune@base.json").read_text())
+    assert 0 < receipt["steps"] < receipt["steps_planned"] == 120
+    curve = json.loads((project.folder / "data/model/base/dev_curve.json").read_text())
+    assert curve[-1]["step"] == receipt["steps"]
+    stopped = f"stopped by carbon.budget_g after {receipt['steps']} of 120 steps"
+    assert f"base: {stopped}" in project.stage("ledger").stdout
+    assert any(stopped in run.data.tags.get("training", "") for run in runs(project)[1:])
+
+
 SLOW = pytest.mark.skipif("not config.getoption('slow')", reason="one more run of the DAG: run pytest --slow")
 SLICES = {
     "sst2": {"train": 60, "dev": 20, "test": 20},
@@ -327,9 +340,9 @@ SLICES = {
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"the public data sets are not at hand in {SHARED}")
-@pytest.mark.parametrize(
-    "name", ["sst2", *(pytest.param(name, marks=[pytest.mark.slow, SLOW]) for name in ("imdb", "trec"))]
-)
+@pytest.mark.slow
+@SLOW
+@pytest.mark.parametrize("name", SLICES)
 def test_other_data_by_params_alone(name, tiny, tmp_path):
     """Slices of public data, with and without a dev file, two classes and six, short texts and long."""
     project = Project(tmp_path, **small(tiny, **{"data.folder": "data/few"}))

@@ -1,0 +1,42 @@
+# The rules are the stages of dvc.yaml: nothing about the DAG is written here.
+# snakemake --profile workflow/profiles/default on this machine, workflow/profiles/slurm on a cluster.
+import sys
+
+sys.path.insert(0, workflow.basedir)
+from workflow import dag, snake
+
+STAGES = dag.load()
+snake.settle(STAGES)
+
+
+rule all:
+    default_target: True
+    input:
+        [out for stage in STAGES.values() for out in stage.outs],
+
+
+for stage in STAGES.values():
+
+    rule:
+        name:
+            stage.name.replace("@", "_")
+        input:
+            snake.inputs(stage, STAGES),
+            stamp=snake.stamp(stage),
+        output:
+            [out if out.endswith(".json") else directory(out) for out in stage.outs],
+        log:
+            f".snakemake/log/{stage.name}.log",
+        conda: # without `--sdm conda` the environment that runs Snakemake serves
+            "workflow/environment.yaml"
+        params:
+            cmd=stage.cmd,
+        threads: stage.meta["resources"]["cpus"]
+        resources:
+            **{name: value for name, value in stage.meta["resources"].items() if name != "cpus"},
+        shell:
+            "{params.cmd} > {log} 2>&1"
+
+
+onsuccess:
+    shell("python -m workflow.ledger")

@@ -1,0 +1,124 @@
+"""The DAG on a real Slurm: the same bytes as `dvc repro`; a job killed and a node lost cost nothing but themselves."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from workflow import dag
+from workflow.stage import digest
+
+from ..conftest import ROOT
+from .project import Project, small
+from .slurm import Slurm, why_not
+from .test_repro import shorten
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif("not config.getoption('slow')", reason="runs the DAG on Slurm: run pytest --slow"),
+    pytest.mark.skipif(bool(why_not()), reason=why_not()),
+]
+# Without accounting the plugin must be told to ask squeue.
+SNAKEMAKE = [
+    sys.executable, "-m", "snakemake", "--profile", "workflow/profiles/slurm",
+    "--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "9",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory):
+    with Slurm(tmp_path_factory.mktemp("slurm")) as slurm:
+        yield slurm
+
+
+@pytest.fixture(scope="module")
+def project(tiny, slurm, tmp_path_factory) -> Project:
+    project = make(tiny, tmp_path_factory.mktemp("on_slurm"))
+    done = snakemake(project)
+    assert done.returncode == 0, done.stdout + done.stderr + slurm.logs()
+    return project
+
+
+def make(tiny, folder) -> Project:
+    project = Project(folder, **small(tiny, **{"data.folder": "few"}))
+    shorten(project, ROOT / "data/sample", folder="few", train=32, dev=16, test=16)
+    return project
+
+
+def environment(project) -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "DVC_", "PYTHON", "OMP_"))}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"
+    return {**kept, "PATH": path, "PYTHONPATH": str(project.folder / "src")}
+
+
+def snakemake(project, *options) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [*SNAKEMAKE, *options], cwd=project.folder, env=environment(project), capture_output=True, text=True
+    )
+
+
+def results(project) -> dict[str, str]:
+    """Of every stage, receipts aside: those hold measured times."""
+    outs = [out for stage in dag.load(project.folder).values() for out in stage.outs if "receipts" not in out]
+    return {out: digest(project.folder / out) for out in outs}
+
+
+def test_the_same_bytes_as_dvc_repro(project, slurm, tiny, tmp_path):
+    other = make(tiny, tmp_path)
+    other.call("dvc", "repro")
+    assert results(project) == results(other)
+    assert len(slurm.call("squeue", "--noheader", "--states=COMPLETED").splitlines()) >= len(dag.load(project.folder))
+
+
+def running(slurm, name: str) -> list[str]:
+    lines = slurm.call("squeue", "--noheader", "--states=RUNNING", "--format=%i %k").splitlines()
+    return [line.split()[0] for line in lines if name in line]
+
+
+def strike(project, slurm, blow) -> int:
+    """Start a run with another setting; when fine-tuning is under way, strike. RETURNS: how the run ended."""
+    with (project.folder / "struck.log").open("w") as log:
+        command = [*SNAKEMAKE, "--retries", "0"]
+        run = subprocess.Popen(
+            command, cwd=project.folder, env=environment(project), stdout=log, stderr=log, start_new_session=True
+        )
+        slurm.wait(lambda: running(slurm, "finetune"), "no fine-tuning is running", 180)
+        blow(running(slurm, "finetune")[0])
+        return run.wait(300)
+
+
+def check(project, log: str, before: dict[str, str]) -> None:
+    """The DAG is finished, and what was done is not done again."""
+    assert "rule finetune_base" in log
+    assert not any(f"rule {name}" in log for name in ("sentencize_", "wordpiece_", "download_weights"))
+    after = results(project)
+    assert after["data/model/base"] != before["data/model/base"]
+    assert after["data/wordpieces/train"] == before["data/wordpieces/train"]
+
+
+def test_a_job_is_killed(project, slurm):
+    """The run fails, the next one finishes it."""
+    before = results(project)
+    project.set(**{"finetune.epochs": 30})
+    assert strike(project, slurm, lambda job: slurm.call("scancel", job)) != 0
+    done = snakemake(project)
+    assert done.returncode == 0, done.stdout + done.stderr
+    check(project, done.stderr, before)
+
+
+def test_a_node_is_lost_and_comes_back(project, slurm):
+    """Slurm queues the job again, and the run goes on."""
+    before = results(project)
+    project.set(**{"finetune.epochs": 31})
+
+    def lose_the_node(job: str) -> None:
+        slurm.stop("slurmd")
+        slurm.call("scontrol", "update", f"nodename={slurm.host}", "state=down", "reason=lost")
+        assert not running(slurm, "finetune")
+        slurm.start("slurmd", "-D")
+        slurm.wait(lambda: "idle" in slurm.call("sinfo", "--noheader", "--format=%T"), "the node has not come back")
+
+    assert strike(project, slurm, lose_the_node) == 0
+    check(project, (project.folder / "struck.log").read_text(), before)
