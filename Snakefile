@@ -30,7 +30,7 @@ for stage in STAGES.values():
         conda: # without `--sdm conda` the environment that runs Snakemake serves
             "workflow/environment.yaml"
         params:
-            cmd=stage.cmd,
+            cmd=stage.cmd if isinstance(stage.cmd, str) else " && ".join(stage.cmd),
         threads: stage.meta["resources"]["cpus"]
         resources:
             **{name: value for name, value in stage.meta["resources"].items() if name != "cpus"},

@@ -72,24 +72,19 @@ def done(stages: dict[str, Stage], locked: dict[str, Any]) -> list[str]:
             upstream = {makers[path] for path in inputs(stage, stages) if path in makers}
             deps = {dep["path"]: dep["md5"] for dep in entry.get("deps", [])}
             same = deps.keys() == set(stage.deps) and all(
-                md5 == (recorded[path] if path in recorded else _md5(Path(path)))
-                for path, md5 in deps.items()
-                if path in makers or not Path(path).is_relative_to("data") or path not in _parents(makers)
+                md5 == (recorded.get(path) or _md5(Path(path))) for path, md5 in deps.items()
             )
             if params == stage.params and upstream <= set(found) and same:
                 found.append(stage.name)
     return found
 
 
-def _parents(paths: dict[str, str]) -> set[str]:
-    """Folders that hold the outputs of several stages: DVC's record of these outputs is what counts."""
-    return {str(parent) for path in paths for parent in Path(path).parents}
-
-
 def _md5(path: Path) -> str:
     """Of a file or folder as DVC writes it down."""
     if not path.is_dir():
         return hashlib.md5(path.read_bytes()).hexdigest() if path.is_file() else "missing"
-    files = [p for p in sorted(path.rglob("*")) if p.is_file() and "__pycache__" not in p.parts]
+    ignored = {TIMESTAMP, "__pycache__"}  # as .dvcignore has it
+    files = [p for p in path.rglob("*") if p.is_file() and not ignored & set(p.parts)]
     entries = [{"md5": _md5(p), "relpath": p.relative_to(path).as_posix()} for p in files]
+    entries.sort(key=lambda entry: entry["relpath"])
     return hashlib.md5(json.dumps(entries, sort_keys=True).encode()).hexdigest() + ".dir"

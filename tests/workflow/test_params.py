@@ -57,6 +57,7 @@ CASES = [
     ({"weights.source": "http://x"}, "weights.source is 'http://x': string should match"),
     ({"weights.sha256": {"model.safetensors": "abc"}}, "weights.sha256.model.safetensors is 'abc'"),
     ({"finetune.learning_rate": "5e-5"}, r"should be a valid number \(YAML takes 5e-5 for text; write 5.0e-5\)"),
+    ({"carbon.budget_g": 0.0}, "carbon.budget_g is 0.0: input should be greater than 0"),
     ({"sweep": {}}, "sweep is {}"),
     ({"sweep": {"Hot!": {}}}, "Hot!"),
     ({"sweep": {"hot": {"epochz": 3}}}, r"unknown key sweep.hot.epochz .there are: trainable, epochs"),
