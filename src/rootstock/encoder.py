@@ -66,18 +66,21 @@ def make_encoder(
             "attentions": attentions,
             "loss_scale": LossScale(2.0**16 if precision == "fp16" else 1.0),
         },
-        shims=[_TransformerShim(net, rates), *([] if mix is None else [PyTorchShim(mix)])],
+        shims=[
+            _Shim(net, rates.of([name for name, _ in net.named_parameters()])),
+            *([] if mix is None else [_Shim(mix, {name: 1.0 for name, _ in mix.named_parameters()})]),
+        ],
     )
 
 
-class _TransformerShim(PyTorchShim):
+class _Shim(PyTorchShim):
     """Thinc's shim, with a learning rate for each weight; what has no gradient, or rate, is left alone."""
 
-    def __init__(self, net: Any, rates: LearningRates) -> None:
+    def __init__(self, net: Any, rates: dict[str, float]) -> None:
         super().__init__(net)
-        self.rates = rates.of([name for name, _ in net.named_parameters()])
+        self.rates = rates
         for name, parameter in net.named_parameters():
-            parameter.requires_grad_(self.rates[name] > 0)
+            parameter.requires_grad_(rates[name] > 0)
 
     def finish_update(self, optimizer: Optimizer) -> None:
         for name, parameter in self._model.named_parameters():
@@ -102,9 +105,9 @@ class LossScale:
 
     def unscale(self, model: Model) -> None:
         """Take the scale out of the gradients that wait for a step, or the gradients with it where they overflowed."""
-        if self.value == 1.0:
-            return
         parameters = [p for shim in model.shims for p in shim._model.parameters() if p.grad is not None]
+        if self.value == 1.0 or not parameters:
+            return
         if all(bool(p.grad.isfinite().all()) for p in parameters):
             for p in parameters:
                 p.grad /= self.value

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import spacy
 import torch
+from thinc.api import Adam
 
 from rootstock.alignment import token_attention
 from rootstock.pieces import Pieces
@@ -95,6 +96,22 @@ def test_the_mix_learns_and_is_saved(tiny, tmp_path, train_layers):
     loaded = spacy.load(tmp_path)
     assert torch.equal(loaded.get_pipe("trf_tok2vec").mix.weights, tok2vec.mix.weights)
     np.testing.assert_array_equal(loaded(TEXT).tensor, nlp(TEXT).tensor)
+
+
+def test_the_mix_steps_once_for_several_heads(tiny):
+    """As `spacy train` does it: every component's `finish_update` comes by; only the first finds a gradient."""
+    nlp = pipeline(tiny, mix_layers=True)
+    for name in ("a", "b"):
+        head = nlp.add_pipe("trf_textcat", name=name)
+        head.add_label("GOOD"), head.add_label("BAD")
+    optimizer = Adam(0.001)
+    for step in (1, 2):
+        nlp.update(examples(nlp, BATCHES[0]), sgd=False)
+        for name in nlp.pipe_names[1:]:
+            nlp.get_pipe(name).finish_update(optimizer)
+        [shim, mix] = nlp.get_pipe("trf_tok2vec").model.shims
+        assert {optimizer.nr_update[mix.id, name] for name in ("weights", "scale")} == {step}
+        assert {n for (owner, _), n in optimizer.nr_update.items() if owner == shim.id} == {step}
 
 
 def test_off_unless_asked_for(nlp):
