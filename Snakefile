@@ -5,6 +5,8 @@ import sys
 sys.path.insert(0, workflow.basedir)
 from workflow import dag, snake
 
+if workflow.is_main_process:  # jobs read this file too
+    snake.check_params()
 STAGES = dag.load()
 snake.settle(STAGES)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,20 @@ from typing import Any
 import yaml
 
 from .dag import Stage
+from .errors import Problem
 
 STATE = Path(".snakemake/rootstock")
 TIMESTAMP = ".snakemake_timestamp"  # Snakemake's, in each folder that it has seen made
+
+
+def check_params() -> None:
+    """Stop before anything runs where params.yaml is wrong, as `make repro` does."""
+    from . import params
+
+    try:
+        params.load()
+    except Problem as problem:
+        sys.exit(f"error: {problem}")
 
 
 def inputs(stage: Stage, stages: dict[str, Stage]) -> list[str]:

@@ -111,6 +111,15 @@ def test_a_change_after_a_run_is_noticed_and_taken_back(project):
     assert by_dvc(project) == set()
 
 
+def test_bad_params_stop_it_with_one_line(project, tmp_path):
+    other = clone(project, tmp_path / "b")
+    other.set(sweep={"base": {"epochz": 3}})
+    done = other.call(*PROFILE, "--dry-run", check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: params.yaml: unknown key sweep.base.epochz")
+    assert "Traceback" not in done.stderr
+
+
 def test_lint_graph_and_report(project, tmp_path):
     assert "good condition" in project.call("snakemake", "--lint").stderr
     graph = project.call("snakemake", "--dag").stdout
