@@ -1,4 +1,5 @@
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
@@ -125,8 +126,10 @@ MANY = [f"This is text {i}. {'It goes on. ' * (i % 5)}" for i in range(60)]
 
 
 @pytest.mark.filterwarnings("ignore:.*W109")  # hooks stay behind; vectors come from the tensor all the same
-def test_several_processes(with_head):
+def test_several_processes(with_head, request):
     """Forked after the parent has used its threads: the case that deadlocks."""
+    request.addfinalizer(partial(torch.set_num_threads, torch.get_num_threads()))
+    torch.set_num_threads(2)
     alone = list(with_head.pipe(MANY))
     for one, other in zip(alone, with_head.pipe(MANY, n_process=2, batch_size=10), strict=True):
         np.testing.assert_allclose(other.tensor, one.tensor, atol=1e-5)
