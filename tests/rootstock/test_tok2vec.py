@@ -12,10 +12,10 @@ from transformers import AutoModel, AutoTokenizer
 from rootstock.encoder import has_fast_bf16
 from rootstock.pieces import Pieces
 
-from ..conftest import pipeline
+from ..conftest import ARTICLE, pipeline
 from .strategies import texts
 
-IMDB = (
+REVIEW = (
     "I went in expecting a dull period piece, and the first half hour did little to change my mind.<br /><br />"
     "But then Mr. Harlow (who hasn't been this good since the '90s!) walks into the kitchen, and everything changes. "
     "It isn't perfect: the score's overdone; the ending drags... Still, 8/10 - don't miss it."
@@ -49,8 +49,26 @@ def test_the_article_similarity(nlp):
     assert rose[0:2].vector_norm == pytest.approx(np.linalg.norm(rose[0:2].vector), rel=1e-5)
 
 
-def test_an_imdb_review_sentence_by_sentence_equals_hugging_face(nlp, minilm):
-    doc = nlp(IMDB)
+def test_the_article_sentence_on_real_weights(nlp, minilm):
+    """The text by which the article shows alignment: tokens of several pieces, and nothing lost."""
+    doc = nlp(ARTICLE)
+    strings = doc._.trf_word_pieces_
+    several = {
+        token.text: [strings[i] for i in token._.trf_alignment] for token in doc if len(token._.trf_alignment) > 1
+    }
+    assert several == {"reignites": ["reign", "##ites"], "9.11": ["9", ".", "11"], "'s": ["'", "s"]}
+    tokenizer, net = AutoTokenizer.from_pretrained(minilm), AutoModel.from_pretrained(minilm)
+    with torch.no_grad():
+        hidden = net(**tokenizer(ARTICLE, return_tensors="pt")).last_hidden_state[0].numpy()
+    np.testing.assert_allclose(doc._.trf_last_hidden_state, hidden, atol=1e-4)
+    edges = (hidden[0] + hidden[-1]) / len(doc)
+    for token in doc:
+        np.testing.assert_allclose(token.vector, hidden[token._.trf_alignment].sum(0) + edges, atol=1e-4)
+    np.testing.assert_allclose(doc.tensor.sum(0), hidden.sum(0), atol=1e-3)
+
+
+def test_a_review_sentence_by_sentence_equals_hugging_face(nlp, minilm):
+    doc = nlp(REVIEW)
     assert Pieces.of(doc).n_sentences == len(list(doc.sents)) >= 3
     tokenizer, net = AutoTokenizer.from_pretrained(minilm), AutoModel.from_pretrained(minilm)
     with torch.no_grad():
@@ -85,9 +103,9 @@ def test_the_budget_bounds_a_pass(minilm):
     net.register_forward_pre_hook(
         lambda module, args, kwargs: seen.append(kwargs["input_ids"].numel()), with_kwargs=True
     )
-    small = nlp(IMDB).tensor
+    small = nlp(REVIEW).tensor
     assert len(seen) > 1 and max(seen) <= 64
-    np.testing.assert_allclose(small, pipeline(minilm)(IMDB).tensor, atol=1e-4)
+    np.testing.assert_allclose(small, pipeline(minilm)(REVIEW).tensor, atol=1e-4)
 
 
 def test_a_piece_seen_twice_has_the_mean_of_its_rows(tiny_nlp):
@@ -109,7 +127,7 @@ def test_a_piece_seen_twice_has_the_mean_of_its_rows(tiny_nlp):
 def test_bf16_stays_close(minilm, nlp):
     if not has_fast_bf16(torch.device("cpu")):
         pytest.skip("this CPU has no fast bfloat16 (AMX or AVX512-BF16)")
-    half, full = pipeline(minilm, precision="auto")(IMDB).tensor, nlp(IMDB).tensor
+    half, full = pipeline(minilm, precision="auto")(REVIEW).tensor, nlp(REVIEW).tensor
     cosine = (half * full).sum(1) / (np.linalg.norm(half, axis=1) * np.linalg.norm(full, axis=1))
     assert cosine.min() > 0.99 and not np.array_equal(half, full)
 
