@@ -3,7 +3,7 @@ PYTHON ?= python3
 READY := .venv/.ready
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: repro test oldest check ui lock clean
+.PHONY: repro test oldest check ui report lock clean
 .DEFAULT_GOAL := repro
 
 repro: $(READY) ## run the DAG, then bring MLflow up to date
@@ -31,6 +31,10 @@ ui: $(READY) ## compare runs in the browser
 	  http*) echo "MLflow runs at $$MLFLOW_TRACKING_URI" ;; \
 	  *) mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" ;; \
 	esac
+
+report: $(READY) ## one page about what is here: cost, scores, errors
+	@python -m workflow.ledger
+	@python -m workflow.report
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] < (3, 15) else "error: Python 3.11 to 3.14 is wanted, this is " + sys.version.split()[0] + "; name another: make PYTHON=python3.11")'

@@ -23,7 +23,7 @@ for stage in STAGES.values():
         name:
             stage.name.replace("@", "_")
         input:
-            snake.inputs(stage, STAGES),
+            dag.inputs(stage, STAGES),
             stamp=snake.stamp(stage),
         output:
             [out if out.endswith(".json") else directory(out) for out in stage.outs],

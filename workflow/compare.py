@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from . import scores
 from .params import Params
 from .stage import main, write_json
 
@@ -17,17 +18,17 @@ CURVES = ("train_curve.json", "dev_curve.json")
 def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> None:
     out = outputs["comparison"]
     metrics = {p: json.loads((inputs["evaluation"] / p / "metrics.json").read_text("utf-8")) for p in params.sweep}
-    best = max(metrics, key=lambda point: (metrics[point]["dev"]["accuracy"], -metrics[point]["dev"]["log_loss"]))
+    best = min(metrics, key=lambda point: scores.rank(metrics[point]["dev"]))
     rows = [
         {
             "point": point,
             "changes": ", ".join(f"{key} {value}" for key, value in params.sweep[point].items()),
-            **{f"{split}_{key}": scores[split][key] for split in ("dev", "test") for key in SHOWN},
+            **{f"{split}_{key}": splits[split][key] for split in ("dev", "test") for key in SHOWN},
         }
-        for point, scores in metrics.items()
+        for point, splits in metrics.items()
     ]
     write_json(out / "metrics.json", metrics)
-    write_json(out / "best.json", {"point": best, "rule": "highest accuracy on dev, then lowest log loss"})
+    write_json(out / "best.json", {"point": best, "rule": scores.RULE})
     with (out / "points.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()

@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+UNTRACKED = {".snakemake_timestamp", "MODEL_CARD.md", "__pycache__"}  # in no digest: as .dvcignore has it
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -29,6 +31,27 @@ def load(folder: Path = Path()) -> dict[str, Stage]:
     written = yaml.safe_load((folder / "dvc.yaml").read_text("utf-8"))["stages"]
     found = [stage for name, content in written.items() for stage in _expand(name, content, values)]
     return {stage.name: stage for stage in found}
+
+
+def inputs(stage: Stage, stages: dict[str, Stage]) -> list[str]:
+    """The files and folders that a stage needs; for a folder that stages fill together, what each of them leaves."""
+    made = [out for other in stages.values() for out in other.outs]
+    parts = {dep: [out for out in made if out.startswith(f"{dep}/")] for dep in stage.deps}
+    return [path for dep in stage.deps for path in parts[dep] or [dep]]
+
+
+def needs(stage: Stage, stages: dict[str, Stage]) -> list[str]:
+    """The stages whose results a stage takes."""
+    taken = set(inputs(stage, stages))
+    return [other.name for other in stages.values() if taken & set(other.outs)]
+
+
+def chain(stage: Stage, stages: dict[str, Stage]) -> list[str]:
+    """A stage, after all the stages that lead to it."""
+    found = {stage.name}
+    for name in needs(stage, stages):
+        found.update(chain(stages[name], stages))
+    return [name for name in stages if name in found]
 
 
 def _expand(name: str, content: dict[str, Any], values: dict[str, Any]) -> list[Stage]:
@@ -63,7 +86,7 @@ def _stage(name: str, content: dict[str, Any], values: dict[str, Any]) -> Stage:
         cmd=filled["cmd"],
         deps=_paths(filled.get("deps", [])),
         outs=_paths(filled.get("outs", [])),
-        params={key: _look_up(key, values) for key in filled.get("params", [])},
+        params={key: look_up(key, values) for key in filled.get("params", [])},
         meta=filled.get("meta", {}),
     )
 
@@ -86,11 +109,11 @@ def _fill(content: Any, values: dict[str, Any]) -> Any:
         return content
     whole = REFERENCE.fullmatch(content)
     if whole:
-        return _look_up(whole[1], values)
-    return REFERENCE.sub(lambda match: _text(_look_up(match[1], values)), content)
+        return look_up(whole[1], values)
+    return REFERENCE.sub(lambda match: _text(look_up(match[1], values)), content)
 
 
-def _look_up(key: str, values: dict[str, Any]) -> Any:
+def look_up(key: str, values: dict[str, Any]) -> Any:
     found: Any = values
     for part in re.findall(r"[\w-]+", key):
         found = found[int(part)] if isinstance(found, list) else found[part]

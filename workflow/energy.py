@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,10 +18,11 @@ class Energy:
     """Filled in when the block ends. kWh at the plug of the building: PUE is in it."""
 
     kwh: float = 0.0
-    low: float = 0.0
-    high: float = 0.0
+    kwh_low: float = 0.0
+    kwh_high: float = 0.0
     method: str = "not measured"
     grid_g_per_kwh: float = 0.0
+    metering_seconds: float = 0.0  # that the meter itself took to start and to stop
 
 
 _running: list = []  # the tracker of the block that is under way
@@ -32,13 +34,14 @@ def spent_g() -> float:
 
 
 @contextmanager
-def metered(country: str, pue: float) -> Iterator[Energy]:
-    """Meter this process: CPU, memory and GPUs. Raises Problem for a country that CodeCarbon does not know.
+def metered(country: str, pue: float, energy: Energy) -> Iterator[None]:
+    """Meter this process and its children: CPU, memory and GPUs. Raises Problem for an unknown country.
 
     RAPL reads the whole processor, with what else runs on it; low and high are then 10 % around it. Where there is no
     meter, CodeCarbon estimates from the CPU's load and thermal design power (TDP) and a constant for the memory; then
     `low` is half of the CPU's part and no memory, `high` the whole TDP all the time, and memory.
     """
+    begin = time.perf_counter()
     os.environ["CODECARBON_LOG_LEVEL"] = "critical"  # its logger speaks before the tracker's own setting holds
     from codecarbon import OfflineEmissionsTracker
     from codecarbon.input import DataSource
@@ -55,12 +58,13 @@ def metered(country: str, pue: float) -> Iterator[Energy]:
         allow_multiple_runs=True,
         log_level="critical",
     )
-    energy = Energy()
     tracker.start()
     _running.append(tracker)
+    began = time.perf_counter()
     try:
-        yield energy
+        yield
     finally:
+        ended = time.perf_counter()
         _running.remove(tracker)
         tracker.stop()
         data = tracker.final_emissions_data
@@ -69,13 +73,14 @@ def metered(country: str, pue: float) -> Iterator[Energy]:
         gpu = "NVML" if data.gpu_count else None
         energy.kwh = data.energy_consumed
         if mode in MEASURED:
-            energy.low, energy.high = 0.9 * energy.kwh, 1.1 * energy.kwh
+            energy.kwh_low, energy.kwh_high = 0.9 * energy.kwh, 1.1 * energy.kwh
             cpu_method = MEASURED[mode]
         else:
             full = getattr(cpu, "_tdp", 0) * data.duration / 3.6e6 * pue
-            energy.low = data.cpu_energy / 2 + data.gpu_energy
-            energy.high = max(full, data.cpu_energy) + data.ram_energy + data.gpu_energy
+            energy.kwh_low = data.cpu_energy / 2 + data.gpu_energy
+            energy.kwh_high = max(full, data.cpu_energy) + data.ram_energy + data.gpu_energy
             cpu_method = "estimated from load and TDP"
         energy.method = cpu_method if gpu is None else f"{cpu_method}; GPU: {gpu}"
         if data.energy_consumed:
             energy.grid_g_per_kwh = data.emissions * 1000 / data.energy_consumed
+        energy.metering_seconds = round(began - begin + time.perf_counter() - ended, 3)

@@ -28,7 +28,6 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
         nlp = spacy.load(model / "pipeline")
         build_pipeline(nlp, params.package.model_dump(), card, Path(tmp), out)
         check(name, out, evaluation / "test.jsonl", params.threads, Path(tmp))
-    (out / "MODEL_CARD.md").write_text(card, encoding="utf-8")
 
 
 def check(name: str, wheels: Path, predictions: Path, threads: int, tmp: Path) -> None:
@@ -52,7 +51,8 @@ def _close(one: dict[str, float], other: dict[str, float]) -> bool:
 
 
 def model_card(params: Params, weights_folder: Path, evaluation: Path) -> str:
-    """What somebody who meets the wheel wants to know; no measured time or energy, so that its bytes repeat."""
+    """What somebody who meets the wheel wants to know; no measured time or energy, so that its bytes repeat: the ledger
+    adds them to the card beside the wheel."""
     weights = json.loads((weights_folder / "weights.json").read_text("utf-8"))
     metrics = json.loads((evaluation / "metrics.json").read_text("utf-8"))
     labels = list(metrics["test"]["f1"])

@@ -31,7 +31,6 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
         build_library(Path(tmp), out)
         build_pipeline(nlp, params.package_weights.model_dump(), card, Path(tmp), out)
         check(f"{params.language}_{params.package_weights.name}", out, expected, params.threads, Path(tmp))
-    (out / "MODEL_CARD.md").write_text(card, encoding="utf-8")
 
 
 def build(params: Params, weights: Path) -> Language:

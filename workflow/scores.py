@@ -115,6 +115,14 @@ def summarize(
     return _rounded(figures)
 
 
+RULE = "highest accuracy on dev, then lowest log loss"
+
+
+def rank(dev: dict[str, Any]) -> tuple[float, float]:
+    """Of a model by its scores on dev, the lowest for the best: see RULE."""
+    return -dev["accuracy"], dev["log_loss"]
+
+
 def _rounded(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _rounded(v) for key, v in value.items()}

@@ -12,11 +12,10 @@ from typing import Any
 
 import yaml
 
-from .dag import Stage
+from .dag import UNTRACKED, Stage, needs
 from .errors import Problem
 
 STATE = Path(".snakemake/rootstock")
-TIMESTAMP = ".snakemake_timestamp"  # Snakemake's, in each folder that it has seen made
 
 
 def check_params() -> None:
@@ -27,13 +26,6 @@ def check_params() -> None:
         params.load()
     except Problem as problem:
         sys.exit(f"error: {problem}")
-
-
-def inputs(stage: Stage, stages: dict[str, Stage]) -> list[str]:
-    """The files and folders that a stage needs; for a folder that stages fill together, what each of them leaves."""
-    made = [out for other in stages.values() for out in other.outs]
-    parts = {dep: [out for out in made if out.startswith(f"{dep}/")] for dep in stage.deps}
-    return [path for dep in stage.deps for path in parts[dep] or [dep]]
 
 
 def stamp(stage: Stage) -> str:
@@ -60,7 +52,7 @@ def settle(stages: dict[str, Stage]) -> None:
         moment += 0.001
         os.utime(stamp(stages[name]), (0, 0))
         for out in stages[name].outs:
-            for path in (Path(out), Path(out) / TIMESTAMP):
+            for path in (Path(out), Path(out) / ".snakemake_timestamp"):
                 if path.exists():
                     os.utime(path, (moment, moment))
     seen.parent.mkdir(parents=True, exist_ok=True)
@@ -70,23 +62,21 @@ def settle(stages: dict[str, Stage]) -> None:
 def done(stages: dict[str, Stage], locked: dict[str, Any]) -> list[str]:
     """The stages whose record in dvc.lock still holds, in an order in which they can run."""
     recorded = {out["path"]: out["md5"] for entry in locked.values() for out in entry.get("outs", [])}
-    makers = {out: stage.name for stage in stages.values() for out in stage.outs}
     found: list[str] = []
     waiting = dict(stages)
     while waiting:
-        ready = [s for s in waiting.values() if not {makers.get(path) for path in inputs(s, stages)} & waiting.keys()]
+        ready = [stage for stage in waiting.values() if not waiting.keys() & set(needs(stage, stages))]
         for stage in ready:
             del waiting[stage.name]
             entry = locked.get(stage.name)
             if entry is None or entry["cmd"] != stage.cmd or not all(Path(out).exists() for out in stage.outs):
                 continue
             params = entry.get("params", {}).get("params.yaml", {})
-            upstream = {makers[path] for path in inputs(stage, stages) if path in makers}
             deps = {dep["path"]: dep["md5"] for dep in entry.get("deps", [])}
             same = deps.keys() == set(stage.deps) and all(
                 md5 == (recorded.get(path) or _md5(Path(path))) for path, md5 in deps.items()
             )
-            if params == stage.params and upstream <= set(found) and same:
+            if params == stage.params and set(needs(stage, stages)) <= set(found) and same:
                 found.append(stage.name)
     return found
 
@@ -95,8 +85,7 @@ def _md5(path: Path) -> str:
     """Of a file or folder as DVC writes it down."""
     if not path.is_dir():
         return hashlib.md5(path.read_bytes()).hexdigest() if path.is_file() else "missing"
-    ignored = {TIMESTAMP, "__pycache__"}  # as .dvcignore has it
-    files = [p for p in path.rglob("*") if p.is_file() and not ignored & set(p.parts)]
+    files = [p for p in path.rglob("*") if p.is_file() and not UNTRACKED & set(p.parts)]
     entries = [{"md5": _md5(p), "relpath": p.relative_to(path).as_posix()} for p in files]
     entries.sort(key=lambda entry: entry["relpath"])
     return hashlib.md5(json.dumps(entries, sort_keys=True).encode()).hexdigest() + ".dir"

@@ -7,10 +7,13 @@ import json
 import platform
 import random
 import shutil
+import signal
+import subprocess
 import sys
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,8 @@ from typing import Any
 from . import dag, energy, params
 from .errors import Problem
 
-RECEIPTS = Path("data/receipts")
+RECEIPTS = Path("data/receipts")  # of what is here: they travel with the results
+SPENT = Path("data/ledger/spent")  # of each run in this clone, those that failed too: they stay
 
 Run = Callable[[params.Params, dict[str, Path], dict[str, Path]], dict[str, Any] | None]
 
@@ -29,66 +33,74 @@ def main(name: str, run: Run) -> None:
     run(params, inputs, outputs): folders by their name below data/, less that of the item: "model", "wordpieces/train";
     may return facts for the receipt.
     """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a job that is cancelled goes as one that fails
     try:
         settings = params.load()
         name = "@".join([name, *sys.argv[1:]])
-        inputs, outputs = _paths(name)
-        _execute(name, run, settings, inputs, outputs)
+        stages = dag.load()
+        if name not in stages:
+            raise Problem(f"dvc.yaml has no such stage; it has: {', '.join(stages)}")
+        _execute(stages[name], run, settings)
     except Problem as problem:
         sys.exit(f"{name}: error: {problem}")
 
 
-def _paths(name: str) -> tuple[dict[str, Path], dict[str, Path]]:
-    """The data folders that dvc.yaml gives to a stage."""
-    stages = dag.load()
-    if name not in stages:
-        raise Problem(f"dvc.yaml has no such stage; it has: {', '.join(stages)}")
-
-    def folders(paths: list[str]) -> dict[str, Path]:
-        item = name.partition("@")[2]
-        found = [Path(path) for path in paths if Path(path).parts[0] == "data" and RECEIPTS not in Path(path).parents]
-        return {"/".join(p.parts[1:-1] if p.name == item else p.parts[1:]): p for p in found}
-
-    return folders(stages[name].deps), folders(stages[name].outs)
+def _folders(stage: dag.Stage, paths: list[str]) -> dict[str, Path]:
+    item = stage.name.partition("@")[2]
+    found = [Path(path) for path in paths if Path(path).parts[0] == "data" and RECEIPTS not in Path(path).parents]
+    return {"/".join(p.parts[1:-1] if p.name == item else p.parts[1:]): p for p in found}
 
 
-def _execute(name: str, run: Run, settings: params.Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> None:
+def _execute(stage: dag.Stage, run: Run, settings: params.Params) -> None:
+    inputs, outputs = _folders(stage, stage.deps), _folders(stage, stage.outs)
     random.seed(settings.seed)
     for path in outputs.values():
         path.mkdir(parents=True, exist_ok=True)
-    started, begin = datetime.now(UTC), time.perf_counter()
-    with energy.metered(settings.carbon.country, settings.carbon.pue) as used:
-        try:
-            facts = run(settings, inputs, outputs) or {}
-        except BaseException:
-            for path in outputs.values():
-                shutil.rmtree(path, ignore_errors=True)  # half an output is none
-            raise
-    receipt = {
-        "stage": name,
+    receipt: dict[str, Any] = {
+        "stage": stage.name,
         "run_id": uuid.uuid4().hex,
         "host": platform.node(),
-        "started": started.isoformat(timespec="seconds"),
-        "seconds": round(time.perf_counter() - begin, 3),
-        "kwh": used.kwh,
-        "kwh_low": used.low,
-        "kwh_high": used.high,
-        "method": used.method,
-        "grid_g_per_kwh": used.grid_g_per_kwh,
-        "pue": settings.carbon.pue,
-        **facts,
-        "params": settings.model_dump(),
-        "deps": {str(path): digest(path) for path in inputs.values()},
-        "outs": {str(path): digest(path) for path in outputs.values()},
+        "git_commit": _git_commit(),
+        "started": datetime.now(UTC).isoformat(timespec="milliseconds"),
     }
-    RECEIPTS.mkdir(parents=True, exist_ok=True)
-    write_json(RECEIPTS / f"{name}.json", receipt)
+    begin, used = time.perf_counter(), energy.Energy()
+    try:
+        with energy.metered(settings.carbon.country, settings.carbon.pue, used):
+            facts = run(settings, inputs, outputs) or {}
+    except BaseException:
+        for path in outputs.values():
+            shutil.rmtree(path, ignore_errors=True)  # half an output is none
+        facts = {"failed": True}
+        raise
+    finally:
+        receipt |= {
+            "seconds": round(time.perf_counter() - begin, 3),
+            **asdict(used),
+            "pue": settings.carbon.pue,
+            **facts,
+            "params": settings.model_dump(),
+            "deps": {dep: digest(Path(dep)) for dep in stage.deps if Path(dep).exists()},
+            "outs": {str(path): digest(path) for path in outputs.values() if path.exists()},
+        }
+        for folder, name in ((SPENT, receipt["run_id"]), (RECEIPTS, stage.name)):
+            if folder == SPENT or "failed" not in facts:
+                folder.mkdir(parents=True, exist_ok=True)
+                write_json(folder / f"{name}.json", receipt)
+
+
+def _git_commit() -> str:
+    """Of the code that runs; `-dirty` where it is not what was committed."""
+    try:
+        git = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        return subprocess.run(git, capture_output=True, text=True).stdout.strip() or "none"
+    except FileNotFoundError:
+        return "none"
 
 
 def digest(path: Path) -> str:
     """sha256 of a file, or of a folder's names and contents."""
     if path.is_dir():
-        files = [p for p in sorted(path.rglob("*")) if p.is_file() and p.name != ".snakemake_timestamp"]
+        files = [p for p in sorted(path.rglob("*")) if p.is_file() and not dag.UNTRACKED & set(p.parts)]
         lines = [f"{digest(p)}  {p.relative_to(path).as_posix()}" for p in files]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
     with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""What a run gave and what it cost."""
+"""What a run gave and what it cost, for the terminal."""
 
 from __future__ import annotations
 
@@ -6,29 +6,26 @@ import json
 from pathlib import Path
 from typing import Any
 
-from . import dag
-from .stage import RECEIPTS
-
-SHARED = ("download_weights", "sentencize", "wordpiece")  # stages that every point of the sweep builds on
+from . import costs
+from .stage import SPENT
 
 
-def receipts() -> dict[str, dict[str, Any]]:
-    """The receipts that are here, in the order of the DAG."""
-    paths = {stage: RECEIPTS / f"{stage}.json" for stage in dag.load()}
-    return {stage: json.loads(path.read_text("utf-8")) for stage, path in paths.items() if path.is_file()}
-
-
-def text(receipts: dict[str, dict[str, Any]]) -> str:
+def text(receipts: costs.Receipts) -> str:
     """Time and energy per stage, scores, where the wheels are, what to type next."""
     comparison = Path("data/comparison")
     metrics = json.loads((comparison / "metrics.json").read_text("utf-8"))
     best = json.loads((comparison / "best.json").read_text("utf-8"))["point"]
-    rows = list(receipts.values())
-    total = {key: sum(row[key] for row in rows) for key in ("seconds", "kwh", "kwh_low", "kwh_high")}
     lines = ["", f"{'stage':18} {'seconds':>8} {'Wh':>8}   {'from':>6} to {'':<6} how"]
-    for row in rows:
-        lines.append(_line(row["stage"], row) + f" {row['method']}")
-    lines.append(_line("all", total).rstrip())
+    for stage, row in receipts.items():
+        reused = "" if (SPENT / f"{row['run_id']}.json").is_file() else ", by somebody else"
+        lines.append(f"{_line(stage, row)} {row['method']}{reused}")
+    lines.append(_line("all", costs.total(receipts.values())))
+    spent, avoided = costs.noted(SPENT), costs.noted(costs.AVOIDED)
+    failed = sum("failed" in receipt for receipt in spent)
+    lines.append("")
+    lines.append(f"{_line('spent here', costs.total(spent))} in {len(spent)} runs of stages, {failed} of which failed")
+    if avoided:
+        lines.append(f"{_line('avoided, at most', costs.total(avoided))} by {len(avoided)} results of others")
     lines.append("")
     for point, splits in metrics.items():
         finetune = receipts[f"finetune@{point}"]
@@ -50,6 +47,7 @@ def text(receipts: dict[str, dict[str, Any]]) -> str:
         "try     pip install data/package/*.whl",
         f'        python -c \'import spacy; print(spacy.load("{name}")("Not bad at all.").cats)\'',
         "next    make ui              compare runs in MLflow",
+        "        make report          one page: scores, errors, energy",
         "        edit params.yaml     then make repro: only what depends on the change is computed again",
     ]
     return "\n".join(lines)

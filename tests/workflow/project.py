@@ -13,6 +13,7 @@ from ..conftest import ROOT
 
 class Project:
     home: Path | None = None
+    tracking_uri: str | None = None  # of an MLflow server
 
     def __init__(self, folder: Path, **changes) -> None:
         self.folder = folder
@@ -41,12 +42,21 @@ class Project:
             place[name] = value
         path.write_text(yaml.safe_dump(params, sort_keys=False))
 
+    def copy(self, folder: Path) -> "Project":
+        """The same project with the same results, in a folder of its own, and with an MLflow of its own."""
+        shutil.copytree(self.folder, folder, ignore=shutil.ignore_patterns("mlflow.db*", "mlruns"), symlinks=True)
+        other = Project.__new__(Project)
+        other.folder = folder
+        return other
+
     def call(self, *command: str, check: bool = True) -> subprocess.CompletedProcess:
         """Run a command of the environment that runs the tests."""
         env = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "DVC_", "PYTHON", "OMP_"))}
         env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
         if self.home is not None:
             env["HOME"] = str(self.home)
+        if self.tracking_uri is not None:
+            env["MLFLOW_TRACKING_URI"] = self.tracking_uri
         env["PYTHONPATH"] = str(self.folder / "src")
         done = subprocess.run(command, cwd=self.folder, env=env, capture_output=True, text=True)
         assert not check or done.returncode == 0, done.stdout + done.stderr
