@@ -3,8 +3,10 @@ PYTHON ?= python3
 READY := .venv/.ready
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: repro test oldest check ui report lock clean
+.PHONY: setup repro test oldest check ui report lock clean
 .DEFAULT_GOAL := repro
+
+setup: $(READY) ## the environment alone
 
 repro: $(READY) ## run the DAG, then bring MLflow up to date
 	@python -m workflow.params

@@ -49,6 +49,17 @@ class Project:
         other.folder = folder
         return other
 
+    def commit(self) -> None:
+        self.call("git", "add", "--all")
+        self.call("git", "-c", "user.name=a", "-c", "user.email=a@example.org", "commit", "--quiet", "-m", "a run")
+
+    def clone(self, folder: Path) -> "Project":
+        """What git has of it, for somebody else with a HOME of their own."""
+        self.call("git", "clone", "--quiet", str(self.folder), str(folder))
+        other = Project.__new__(Project)
+        other.folder, other.home = folder, folder / "home"
+        return other
+
     def call(self, *command: str, check: bool = True) -> subprocess.CompletedProcess:
         """Run a command of the environment that runs the tests."""
         env = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "DVC_", "PYTHON", "OMP_"))}

@@ -2,38 +2,30 @@
 
 import os
 import secrets
-import shutil
 import socket
 import subprocess
-import time
 from pathlib import Path
 
-DAEMONS = ("munged", "slurmctld", "slurmd")
-MISSING = [name for name in DAEMONS if shutil.which(name, path=f"/usr/sbin:{os.environ['PATH']}") is None]
+from .daemons import Daemons, free_port, missing
+
 ETC, CONFIGURATION = Path("/etc/slurm"), ("slurm.conf", "gres.conf", "cgroup.conf")
 
 
 def why_not() -> str:
     """What is in the way of a Slurm for tests; empty where nothing is."""
-    if MISSING:
-        return f"{', '.join(MISSING)} not found: apt-get install slurmctld slurmd slurm-client munge"
+    if names := missing("munged", "slurmctld", "slurmd"):
+        return f"{names} not found: apt-get install slurmctld slurmd slurm-client munge"
     if os.geteuid() != 0:
         return "slurmd wants to be root"
     return "this machine has a Slurm of its own, in /etc/slurm" if (ETC / "slurm.conf").exists() else ""
 
 
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
-
-
-class Slurm:
-    """One node with one (pretended) GPU and the partition `main`. Stops what it has started, by its processes."""
+class Slurm(Daemons):
+    """One node with one (pretended) GPU and the partition `main`."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.host = folder, socket.gethostname().split(".")[0]
-        self.running: dict[str, subprocess.Popen] = {}
+        super().__init__(folder)
+        self.host = socket.gethostname().split(".")[0]
         for name in ("ctld", "slurmd", "munge"):
             (folder / name).mkdir(parents=True)
             (folder / name).chmod(0o755)
@@ -73,7 +65,7 @@ PartitionName=main Nodes={self.host} Default=YES MaxTime=INFINITE State=UP
         (folder / "munge" / "key").write_bytes(secrets.token_bytes(1024))
         (folder / "munge" / "key").chmod(0o400)
 
-    def __enter__(self) -> "Slurm":
+    def up(self) -> None:
         # Snakemake's plugin takes SLURM_CONF from its jobs' environment, so the files must be where Slurm looks.
         ETC.mkdir(exist_ok=True)
         for name in CONFIGURATION:
@@ -81,37 +73,16 @@ PartitionName=main Nodes={self.host} Default=YES MaxTime=INFINITE State=UP
         munge = self.folder / "munge"
         files = [f"--{name}={munge / name}" for name in ("socket", "pid-file", "log-file", "seed-file")]
         self.start("munged", "--foreground", "--force", f"--key-file={munge / 'key'}", *files)
+        self.wait(self.socket.exists, "munged does not listen")
         self.start("slurmctld", "-D")
         self.start("slurmd", "-D")
         self.wait(lambda: "idle" in self.call("sinfo", "--noheader", "--format=%T"), "the node is not idle")
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        for name in reversed(list(self.running)):
-            self.stop(name)
-        for name in CONFIGURATION:
-            (ETC / name).unlink()
-
-    def start(self, name: str, *options: str) -> None:
-        log = (self.folder / f"{name}.log").open("ab")
-        command = [shutil.which(name, path=f"/usr/sbin:{os.environ['PATH']}"), *options]
-        self.running[name] = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-        if name == "munged":
-            self.wait(self.socket.exists, "munged does not listen")
-
-    def stop(self, name: str) -> None:
-        process = self.running.pop(name)
-        process.terminate()
-        process.wait(30)
+    def down(self) -> None:
+        super().down()
+        for link in (ETC / name for name in CONFIGURATION):
+            if link.is_symlink() and link.readlink().parent == self.folder:
+                link.unlink()
 
     def call(self, *command: str) -> str:
         return subprocess.run(command, capture_output=True, text=True).stdout
-
-    def wait(self, holds, otherwise: str, seconds: int = 60) -> None:
-        end = time.monotonic() + seconds
-        while not holds():
-            assert time.monotonic() < end, otherwise + "\n" + self.logs()
-            time.sleep(0.2)
-
-    def logs(self) -> str:
-        return "\n".join(path.read_text(errors="replace")[-2000:] for path in self.folder.glob("*.log"))

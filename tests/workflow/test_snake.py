@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -26,16 +25,13 @@ def project(tiny, tmp_path_factory) -> Project:
     project.call("dvc", "commit", "--force")
     project.call("dvc", "remote", "add", "--default", "store", str(folder / "store"))
     project.call("dvc", "push", "--run-cache")
-    project.call("git", "add", "--all")
-    project.call("git", "-c", "user.name=a", "-c", "user.email=a@example.org", "commit", "--quiet", "-m", "a run")
+    project.commit()
     return project
 
 
 def clone(project: Project, folder: Path) -> Project:
-    """As somebody else has it, with a HOME of their own and what DVC restores."""
-    subprocess.run(["git", "clone", "--quiet", project.folder, folder], check=True)
-    other = Project.__new__(Project)
-    other.folder, other.home = folder, folder / "home"
+    """What somebody else has after `dvc pull`."""
+    other = project.clone(folder)
     other.call("dvc", "pull", "--run-cache")
     return other
 

@@ -1,0 +1,67 @@
+"""Results and the run cache over SSH and S3: what one clone has pushed, another need not compute."""
+
+import re
+import shutil
+
+import pytest
+
+from ..conftest import ROOT
+from .project import Project, small
+from .remotes import S3, Ssh
+from .test_repro import UP_TO_DATE, shorten
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif("not config.getoption('slow')", reason="starts servers for DVC's remotes: run pytest --slow"),
+]
+
+
+@pytest.fixture(scope="module")
+def project(tiny, tmp_path_factory) -> Project:
+    project = Project(tmp_path_factory.mktemp("remotes"), **small(tiny, **{"data.folder": "few"}))
+    shorten(project, ROOT / "data/sample", folder="few", train=32, dev=16, test=16)
+    assert "Running stage" in project.call("dvc", "repro").stdout
+    return project
+
+
+@pytest.fixture(scope="module", params=[Ssh, S3], ids=lambda kind: kind.name)
+def remote(request, project, tmp_path_factory):
+    """Has what `project` has pushed; git has where it is, but not the keys."""
+    if reason := request.param.why_not():
+        pytest.skip(reason)
+    with request.param(tmp_path_factory.mktemp(request.param.name)) as remote:
+        project.call("dvc", "remote", "add", "--default", remote.name, remote.url)
+        configure(project, remote.name, remote.settings)
+        configure(project, remote.name, remote.secrets, "--local")
+        project.call("dvc", "push", "--run-cache")
+        project.commit()
+        yield remote
+
+
+def configure(project: Project, name: str, settings: dict[str, str], *options: str) -> None:
+    for key, value in settings.items():
+        project.call("dvc", "remote", "modify", *options, name, key, value)
+
+
+def receipts(project: Project) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (project.folder / "data/receipts").glob("*.json")}
+
+
+def test_a_fresh_clone_computes_and_downloads_nothing(project, remote, tmp_path):
+    other = project.clone(tmp_path / "b")
+    in_git = (other.folder / ".dvc/config").read_text()
+    assert remote.url in in_git and not any(secret in in_git for secret in remote.secrets.values())
+    assert other.call("dvc", "pull", "--run-cache", check=False).returncode != 0, "it takes the keys"
+    configure(other, remote.name, remote.secrets, "--local")
+    other.call("dvc", "pull", "--run-cache")
+
+    again = other.call("make", "--old-file=.venv/.ready", "repro").stdout  # in the environment that runs the tests
+    assert UP_TO_DATE in again and "recorded run" in again and "Running stage" not in again
+    assert receipts(other) == receipts(project)
+
+    (other.folder / "dvc.lock").unlink()  # nothing but the run cache knows now what the stages leave
+    shutil.rmtree(other.folder / "data/model")
+    restored = other.call("dvc", "repro").stdout
+    assert "Running stage" not in restored
+    assert len(re.findall("is cached - skipping run", restored)) == len(receipts(project)), "from the run cache"
+    assert receipts(other) == receipts(project)
