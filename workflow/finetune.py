@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +17,33 @@ from spacy.util import minibatch
 from thinc.api import Adam, Optimizer, warmup_linear
 from tqdm import tqdm
 
-from . import energy, scores, shards, tracking
+from rootstock import distributed
+
+from . import energy, processes, scores, shards, tracking
 from .params import Finetune, Params
 from .predictions import arrays, predict
 from .stage import main, set_torch, write_json
 
 
 def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> dict[str, Any]:
-    out, train, dev = outputs["model"], inputs["wordpieces/train"], inputs["wordpieces/dev"]
-    params = params.at(out.name)
-    set_torch(params)
-    report = srsly.read_json(train / "report.json")
+    params = params.at(outputs["model"].name)
+    if params.finetune.processes == 1:
+        return train(params, inputs, outputs, energy.spent_g)
+    return processes.launch(train, params.finetune.processes, params, inputs, outputs)
+
+
+def train(
+    params: Params, inputs: dict[str, Path], outputs: dict[str, Path], spent_g: Callable[[], float]
+) -> dict[str, Any]:
+    """In each process; the first scores dev, saves the pipeline and logs."""
+    out, train_docs, dev_docs = outputs["model"], inputs["wordpieces/train"], inputs["wordpieces/dev"]
+    first = processes.rank() == 0
+    set_torch(params, processes.rank(), params.finetune.processes)
+    report = srsly.read_json(train_docs / "report.json")
     labels, n_train = report["labels"], report["documents"]
     nlp = build(params, inputs["weights"], labels)
+    if not first:
+        spacy.util.fix_random_seed(params.seed + processes.rank())  # dropout of its own
 
     settings, budget = params.finetune, params.carbon.budget_g
     steps_per_epoch = math.ceil(n_train / settings.batch_size)
@@ -41,15 +55,16 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> di
     dev_curve: list[dict[str, float]] = []
 
     with (
-        tracking.live(params.model_dump()) as run_,
-        tqdm(total=steps, desc="finetune", unit=" steps", disable=None) as bar,
+        tracking.live(params.model_dump(), first) as run_,
+        tqdm(total=steps, desc="finetune", unit=" steps", disable=not first or None) as bar,
     ):
         step, since, loss, overrun = 0, 0, 0.0, False
         for epoch in range(1, settings.epochs + 1):
-            for docs in batches(train, nlp, settings, rng):
+            for docs in batches(train_docs, nlp, settings, rng):
                 losses: dict[str, float] = {}
                 optimizer.step_schedules()
-                nlp.update([Example(doc, doc) for doc in docs], drop=settings.dropout, sgd=optimizer, losses=losses)
+                examples = [Example(doc, doc) for doc in docs]
+                distributed.update(nlp, examples, drop=settings.dropout, sgd=optimizer, losses=losses)
                 step, since, loss = step + 1, since + 1, loss + losses["trf_textcat"]
                 bar.update()
                 if step % log_every == 0 or step == steps:
@@ -57,18 +72,21 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> di
                     train_curve.append(point)
                     run_.log(point)
                     since, loss = 0, 0.0
-                    overrun = budget is not None and energy.spent_g() > budget
+                    overrun = budget is not None and processes.from_first(spent_g() > budget)
                     if overrun:
                         break
-            point = {"step": step, "epoch": epoch, **dev_scores(nlp, dev, labels, params.data.exclusive)}
-            run_.log(point)
-            bar.set_postfix_str(f"dev accuracy {point['dev_accuracy']:.3f}")
-            if all(_quality(point) > _quality(earlier) for earlier in dev_curve):
-                nlp.to_disk(out / "pipeline")
-            dev_curve.append(point)
+            if first:
+                point = {"step": step, "epoch": epoch, **dev_scores(nlp, dev_docs, labels, params.data.exclusive)}
+                run_.log(point)
+                bar.set_postfix_str(f"dev accuracy {point['dev_accuracy']:.3f}")
+                if all(_quality(point) > _quality(earlier) for earlier in dev_curve):
+                    nlp.to_disk(out / "pipeline")
+                dev_curve.append(point)
             if overrun:
                 break
 
+    if not first:
+        return {}
     write_json(out / "train_curve.json", train_curve)
     write_json(out / "dev_curve.json", dev_curve)
     best = max(dev_curve, key=_quality)

@@ -45,6 +45,7 @@ class Wordpiece(_Section):
 class Finetune(_Section):
     trainable: bool
     epochs: Annotated[int, Field(ge=1)]
+    processes: Annotated[int, Field(ge=1)]
     batch_size: Annotated[int, Field(ge=1)]
     learning_rate: Annotated[float, Field(gt=0)]
     warmup: Annotated[float, Field(ge=0, lt=1)]

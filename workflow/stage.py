@@ -111,12 +111,15 @@ def write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def set_torch(settings: params.Params) -> None:
-    """A GPU where there is one; threads and seeds of PyTorch, NumPy and spaCy: for stages that compute with them."""
+def set_torch(settings: params.Params, rank: int = 0, processes: int = 1) -> None:
+    """A GPU where there is one; threads and seeds of PyTorch, NumPy and spaCy: for stages that compute with them.
+
+    Of several processes each has a GPU of its own, and its share of the threads.
+    """
     import spacy
     import torch
 
-    spacy.prefer_gpu()
-    torch.set_num_threads(settings.threads)
+    spacy.prefer_gpu(rank)
+    torch.set_num_threads(max(1, settings.threads // processes))
     torch.use_deterministic_algorithms(True, warn_only=True)
     spacy.util.fix_random_seed(settings.seed)

@@ -71,12 +71,13 @@ def _experiment(client: Any, name: str) -> str:
 class Live:
     """The run of a fine-tuning. A server that cannot be reached does not stop the training: the ledger logs later."""
 
-    def __init__(self, params: Params) -> None:
+    def __init__(self, params: Params, first: bool) -> None:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # training does not wait for a server
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         self.run_id: str | None = None
-        self._up = True
-        self._attempt(lambda: self._start(params))
+        self._up = first
+        if first:
+            self._attempt(lambda: self._start(params))
 
     def _start(self, params: Params) -> None:
         with _alone():
@@ -104,8 +105,9 @@ class Live:
 
 
 @contextmanager
-def live(params: Params) -> Iterator[Live]:
-    run = Live(params)
+def live(params: Params, first: bool = True) -> Iterator[Live]:
+    """first: whether this process is the one of its group that logs."""
+    run = Live(params, first)
     try:
         yield run
     except BaseException:

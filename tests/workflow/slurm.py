@@ -21,7 +21,7 @@ def why_not() -> str:
 
 
 class Slurm(Daemons):
-    """One node with one (pretended) GPU and the partition `main`."""
+    """One node with two (pretended) GPUs and the partition `main`."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -57,10 +57,11 @@ ReturnToService=2
 KillWait=5
 GresTypes=gpu
 AccountingStorageType=accounting_storage/none
-NodeName={self.host} NodeAddr=127.0.0.1 CPUs={os.cpu_count()} RealMemory={megabytes * 9 // 10} Gres=gpu:1 State=UNKNOWN
+NodeName={self.host} NodeAddr=127.0.0.1 CPUs={os.cpu_count()} RealMemory={megabytes * 9 // 10} Gres=gpu:2 State=UNKNOWN
 PartitionName=main Nodes={self.host} Default=YES MaxTime=INFINITE State=UP
 """)
-        (folder / "gres.conf").write_text(f"NodeName={self.host} Name=gpu File=/dev/null\n")
+        devices = [f"NodeName={self.host} Name=gpu File=/dev/{name}\n" for name in ("null", "zero")]
+        (folder / "gres.conf").write_text("".join(devices))
         (folder / "cgroup.conf").write_text("CgroupAutomount=no\n")
         (folder / "munge" / "key").write_bytes(secrets.token_bytes(1024))
         (folder / "munge" / "key").chmod(0o400)

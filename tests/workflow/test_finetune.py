@@ -1,3 +1,4 @@
+import json
 import random
 from types import SimpleNamespace
 
@@ -30,3 +31,39 @@ def test_an_epoch_has_the_steps_that_are_planned_and_every_document(tmp_path):
     for epoch in epochs:
         assert len(epoch) == 14 and sorted(int(t) for batch in epoch for t in batch) == list(range(107))
     assert epochs[0] == epochs[1] != epochs[2]
+
+
+def test_two_processes_train_what_one_trains(finished, tmp_path):
+    """By torchrun's engine, the batch shared: the same curves up to rounding, one receipt, one run in MLflow."""
+    project = finished.copy(tmp_path / "project")
+    project.set(**{"finetune.dropout": 0.0, "finetune.precision": "fp32", "finetune.batch_size": 5})
+    curves = []
+    for processes in (1, 2):
+        project.set(**{"finetune.processes": processes})
+        project.stage("finetune@base")
+        model = project.folder / "data/model/base"
+        curves.append([json.loads((model / f"{name}_curve.json").read_text()) for name in ("train", "dev")])
+    for one, two in zip(*curves, strict=True):
+        assert [list(point) for point in one] == [list(point) for point in two]
+        for point, other in zip(one, two, strict=True):
+            assert list(other.values()) == pytest.approx(list(point.values()), abs=1e-4)
+    receipt = json.loads((project.folder / "data/receipts/finetune@base.json").read_text())
+    assert receipt["steps"] == receipt["steps_planned"] == 10 and receipt["mlflow_run"]
+    project.stage("evaluate@base")
+
+
+def test_a_budget_stops_all_processes(finished, tmp_path):
+    project = finished.copy(tmp_path / "project")
+    project.set(**{"finetune.processes": 2, "finetune.epochs": 200, "carbon.budget_g": 1e-4})
+    assert "carbon.budget_g, 0.0001 g of CO2, is spent" in project.stage("finetune@base").stdout
+    receipt = json.loads((project.folder / "data/receipts/finetune@base.json").read_text())
+    assert 0 < receipt["steps"] < receipt["steps_planned"]
+
+
+def test_a_process_that_fails_fails_the_stage(finished, tmp_path):
+    project = finished.copy(tmp_path / "project")
+    project.set(**{"finetune.processes": 2})
+    (project.folder / "data/wordpieces/train/report.json").unlink()
+    done = project.stage("finetune@base", check=False)
+    assert done.returncode != 0 and "report.json" in done.stderr
+    assert not (project.folder / "data/model/base").exists()

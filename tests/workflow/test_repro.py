@@ -369,6 +369,21 @@ def test_models_that_are_not_like_bert(family, tmp_path):
     assert json.loads((tmp_path / "project/data/weights/config.json").read_text())["model_type"] == family
 
 
+@pytest.mark.slow
+@SLOW
+def test_two_fresh_clones_of_the_sample_give_the_same_bytes(minilm, tmp_path):
+    """The configuration as it is, but that the weights do not come over the network; no cache is shared."""
+    bytes_of = []
+    for name in ("a", "b"):
+        project = Project(tmp_path / name, **{"weights.source": f"path:{minilm}"})
+        assert ran(project.call("dvc", "repro").stdout) == list(STAGES)
+        outs = [out for stage in STAGES.values() for out in stage.outs if "receipts" not in out]
+        bytes_of.append({out: digest(project.folder / out) for out in outs})
+        wheels = sorted((project.folder / "data").rglob("*.whl"))
+        bytes_of[-1] |= {str(wheel.relative_to(project.folder)): digest(wheel) for wheel in wheels}
+    assert bytes_of[0] == bytes_of[1] and len([name for name in bytes_of[0] if name.endswith(".whl")]) == 4
+
+
 def test_several_labels_per_row_and_a_frozen_transformer(tiny, tmp_path):
     changes = {"data.folder": "data/few", "data.exclusive": False, "finetune.trainable": False}
     project = Project(tmp_path, **small(tiny, **changes))

@@ -1,16 +1,20 @@
 """The DAG on a real Slurm: the same bytes as `dvc repro`; a job killed and a node lost cost nothing but themselves."""
 
+import json
 import os
 import subprocess
 import sys
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from workflow import dag
 from workflow.stage import digest
 
 from ..conftest import ROOT
+from .mlflow_server import Server
 from .project import Project, small
 from .slurm import Slurm, why_not
 from .test_repro import shorten
@@ -50,7 +54,8 @@ def make(tiny, folder) -> Project:
 def environment(project) -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "DVC_", "PYTHON", "OMP_"))}
     path = f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"
-    return {**kept, "PATH": path, "PYTHONPATH": str(project.folder / "src")}
+    uri = {"MLFLOW_TRACKING_URI": project.tracking_uri} if project.tracking_uri else {}
+    return {**kept, **uri, "PATH": path, "PYTHONPATH": str(project.folder / "src")}
 
 
 def snakemake(project, *options) -> subprocess.CompletedProcess:
@@ -70,6 +75,32 @@ def test_the_same_bytes_as_dvc_repro(project, slurm, tiny, tmp_path):
     other.call("dvc", "repro")
     assert results(project) == results(other)
     assert len(slurm.call("squeue", "--noheader", "--states=COMPLETED").splitlines()) >= len(dag.load(project.folder))
+
+
+def test_a_sweep_runs_side_by_side_and_logs_to_a_server(slurm, tiny, tmp_path):
+    """Two points at a time on the two cores of the node; each logs its curves while it trains, none waits for another."""
+    project = make(tiny, tmp_path / "project")
+    project.set(sweep={"base": {}, "other": {"seed": 1}}, **{"finetune.epochs": 20})
+    (tmp_path / "mlflow").mkdir()
+    with Server(tmp_path / "mlflow") as server:
+        project.tracking_uri = server.uri
+        small = [f"finetune_{point}:mem_mb=4000" for point in ("base", "other")]  # two of them fit into the node
+        done = snakemake(project, "--set-resources", *small)
+        assert done.returncode == 0, done.stdout + done.stderr + slurm.logs()
+        receipts = [
+            json.loads((project.folder / f"data/receipts/finetune@{point}.json").read_text())
+            for point in ("base", "other")
+        ]
+        client = MlflowClient(server.uri)
+        runs = [client.get_run(receipt["mlflow_run"]) for receipt in receipts]
+        assert {run.data.tags["training"] for run in runs} == {"in this clone"}
+        for run, point in zip(runs, ("base", "other"), strict=True):
+            curve = json.loads((project.folder / f"data/model/{point}/train_curve.json").read_text())
+            logged = client.get_metric_history(run.info.run_id, "train/loss")
+            assert [m.step for m in logged] == [p["step"] for p in curve]
+    starts = [datetime.fromisoformat(receipt["started"]) for receipt in receipts]
+    ends = [start + timedelta(seconds=r["seconds"]) for start, r in zip(starts, receipts, strict=True)]
+    assert max(starts) < min(ends), "the two points were fine-tuned one after the other"
 
 
 def running(slurm, name: str) -> list[str]:
