@@ -13,15 +13,19 @@ from .test_repro import shorten
 
 @pytest.fixture(scope="session")
 def finished(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """Run by `dvc repro`; the ledger has not been called. Take a `copy` of it."""
+    """A shortened sample and tiny weights, run by `make repro`'s commands; first.log has what they printed.
+
+    Take a `copy` of it.
+    """
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "finished"
     with FileLock(f"{folder}.lock"):  # of several test processes one runs it
-        if (folder / "dvc.lock").is_file():
+        if (folder / "first.log").is_file():
             project = Project.__new__(Project)
             project.folder = folder
             return project
         project = Project(folder, **small(tiny, **{"data.folder": "data/few"}))
         shorten(project, ROOT / "data/sample", train=48, dev=16, test=24)
-        project.call("dvc", "repro")
+        printed = project.call("dvc", "repro").stdout + project.stage("ledger").stdout
+        (folder / "first.log").write_text(printed)
         return project

@@ -42,9 +42,10 @@ class Project:
             place[name] = value
         path.write_text(yaml.safe_dump(params, sort_keys=False))
 
-    def copy(self, folder: Path) -> "Project":
-        """The same project with the same results, in a folder of its own, and with an MLflow of its own."""
-        shutil.copytree(self.folder, folder, ignore=shutil.ignore_patterns("mlflow.db*", "mlruns"), symlinks=True)
+    def copy(self, folder: Path, tracked: bool = False) -> "Project":
+        """The same project with the same results, in a folder of its own; with its runs in MLflow, or a new store."""
+        ignored = shutil.ignore_patterns(*([] if tracked else ["mlflow.db*"]), "mlruns")
+        shutil.copytree(self.folder, folder, ignore=ignored, symlinks=True)
         other = Project.__new__(Project)
         other.folder = folder
         return other

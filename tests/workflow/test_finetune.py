@@ -33,6 +33,9 @@ def test_an_epoch_has_the_steps_that_are_planned_and_every_document(tmp_path):
     assert epochs[0] == epochs[1] != epochs[2]
 
 
+SLOW = pytest.mark.skipif("not config.getoption('slow')", reason="trains in two processes once more: run pytest --slow")
+
+
 def test_two_processes_train_what_one_trains(finished, tmp_path):
     """By torchrun's engine, the batch shared: the same curves up to rounding, one receipt, one run in MLflow."""
     project = finished.copy(tmp_path / "project")
@@ -52,6 +55,8 @@ def test_two_processes_train_what_one_trains(finished, tmp_path):
     project.stage("evaluate@base")
 
 
+@pytest.mark.slow
+@SLOW
 def test_a_budget_stops_all_processes(finished, tmp_path):
     project = finished.copy(tmp_path / "project")
     project.set(**{"finetune.processes": 2, "finetune.epochs": 200, "carbon.budget_g": 1e-4})
@@ -60,6 +65,8 @@ def test_a_budget_stops_all_processes(finished, tmp_path):
     assert 0 < receipt["steps"] < receipt["steps_planned"]
 
 
+@pytest.mark.slow
+@SLOW
 def test_a_process_that_fails_fails_the_stage(finished, tmp_path):
     project = finished.copy(tmp_path / "project")
     project.set(**{"finetune.processes": 2})

@@ -92,9 +92,9 @@ def test_a_stage_stops_before_any_work(tmp_path):
 
 
 def test_a_country_that_has_no_grid(tmp_path):
-    from workflow.energy import metered
+    from workflow.energy import Energy, metered
 
-    with pytest.raises(Problem, match=r"carbon\.country is 'GER'"), metered("GER", 1.0):
+    with pytest.raises(Problem, match=r"carbon\.country is 'GER'"), metered("GER", 1.0, Energy()):
         raise AssertionError("no work may start")
 
 

@@ -208,6 +208,10 @@ print("trained to the end")
             text=True,
         )
         run_id = training.stdout.readline().strip()
+        while_it_trains = client(server.uri).get_run(run_id)
+        assert while_it_trains.info.status == "RUNNING" and any(
+            n.startswith("train/") for n in while_it_trains.data.metrics
+        )
         server.stop()
         out, errors = training.communicate("\n", timeout=60)
         assert "trained to the end" in out and errors.count("not logging while training") == 1
@@ -229,6 +233,8 @@ print("trained to the end")
             assert [point.step for point in logged] == [point["step"] for point in curve]
 
 
+@pytest.mark.slow
+@pytest.mark.skipif("not config.getoption('slow')", reason="one more training: run pytest --slow")
 def test_training_without_a_server_at_all(finished, tmp_path):
     """The real stage, its server out of reach: it trains as ever; the ledger logs all of it when there is one."""
     project = finished.copy(tmp_path / "project")
