@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from workflow import dag
+from workflow import costs, dag
 from workflow.stage import digest
 
 from ..conftest import ROOT
@@ -134,6 +134,8 @@ def test_a_job_is_killed(project, slurm):
     before = results(project)
     project.set(**{"finetune.epochs": 30})
     assert strike(project, slurm, lambda job: slurm.call("scancel", job)) != 0
+    [killed] = [r for r in costs.noted(project.folder / "data/ledger/spent") if "failed" in r]
+    assert killed["stage"] == "finetune@base" and killed["seconds"] > 0, "what it cost is on record"
     done = snakemake(project)
     assert done.returncode == 0, done.stdout + done.stderr
     check(project, done.stderr, before)
