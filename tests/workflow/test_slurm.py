@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -116,6 +117,8 @@ def strike(project, slurm, blow) -> int:
             command, cwd=project.folder, env=environment(project), stdout=log, stderr=log, start_new_session=True
         )
         slurm.wait(lambda: running(slurm, "finetune"), "no fine-tuning is running", 180)
+        saved, begin = project.folder / "data/model/base/pipeline/meta.json", time.time()  # after the first epoch
+        slurm.wait(lambda: saved.exists() and saved.stat().st_mtime > begin, "no epoch has ended", 60)
         blow(running(slurm, "finetune")[0])
         return run.wait(300)
 
@@ -132,7 +135,7 @@ def check(project, log: str, before: dict[str, str]) -> None:
 def test_a_job_is_killed(project, slurm):
     """The run fails, the next one finishes it."""
     before = results(project)
-    project.set(**{"finetune.epochs": 30})
+    project.set(**{"finetune.epochs": 60})
     assert strike(project, slurm, lambda job: slurm.call("scancel", job)) != 0
     [killed] = [r for r in costs.noted(project.folder / "data/ledger/spent") if "failed" in r]
     assert killed["stage"] == "finetune@base" and killed["seconds"] > 0, "what it cost is on record"
@@ -144,7 +147,7 @@ def test_a_job_is_killed(project, slurm):
 def test_a_node_is_lost_and_comes_back(project, slurm):
     """Slurm queues the job again, and the run goes on."""
     before = results(project)
-    project.set(**{"finetune.epochs": 31})
+    project.set(**{"finetune.epochs": 61})
 
     def lose_the_node(job: str) -> None:
         slurm.stop("slurmd")
