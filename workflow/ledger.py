@@ -42,7 +42,7 @@ def check(stages: dict[str, dag.Stage], receipts: Receipts) -> None:
     missing = [stage for stage in stages if stage not in receipts]
     if missing:
         raise Problem(f"no receipt of {', '.join(missing)}: run `dvc repro` to its end first")
-    made = {out: digest for receipt in receipts.values() for out, digest in receipt["outs"].items()}
+    made = {out: given for receipt in receipts.values() for out, given in receipt["outs"].items()}
     for name, receipt in receipts.items():
         for dep, taken in receipt["deps"].items():
             if made.get(dep, taken) != taken:
