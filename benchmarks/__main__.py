@@ -1,11 +1,11 @@
-"""python -m benchmarks [--full] [encode finetune workflow memory]"""
+"""python -m benchmarks [--full] [floor encode finetune workflow memory]"""
 
 import argparse
 import importlib
 
 from .report import RESULTS
 
-NAMES = ("encode", "finetune", "workflow", "memory")
+NAMES = ("floor", "encode", "finetune", "workflow", "memory")
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Writes benchmarks/results.")

@@ -13,8 +13,8 @@ PEERS = ROOT / ".venv" / "peers" / "bin" / "python"
 
 def rows(path: str | Path, documents: int | None = None) -> list[dict[str, str]]:
     """So many of a file's rows, drawn by lot, the same at each call; None for all of them, as they stand."""
-    lines = Path(path).read_text("utf-8").splitlines()
-    found = [json.loads(line) for line in lines]
+    with Path(path).open(encoding="utf-8") as file:
+        found = [json.loads(line) for line in file]
     return found if documents is None else random.Random(0).sample(found, documents)
 
 
