@@ -28,8 +28,8 @@ class Report:
     def write(self, folder: Path) -> str:
         """RETURNS: the table."""
         folder.mkdir(parents=True, exist_ok=True)
-        notes = [f"- {note}" for note in self.notes]
-        table = "\n".join([f"# {self.name}\n", machine(), *_tables(self.measured), "\n## Notes\n", *notes]) + "\n"
+        notes = ["\n## Notes\n", *(f"- {note}" for note in self.notes)] if self.notes else []
+        table = "\n".join([f"# {self.name}\n", machine(), *_tables(self.measured), *notes]) + "\n"
         (folder / f"{self.name}.json").write_text(json.dumps({"machine": machine(), **asdict(self)}, indent=2) + "\n")
         (folder / f"{self.name}.md").write_text(table, "utf-8")
         _plot(folder / f"{self.name}.png", self.measured)
