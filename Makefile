@@ -1,9 +1,10 @@
 # Each target sets up what it needs, once: a virtual environment with the versions of requirements.lock.
 PYTHON ?= python3
 READY := .venv/.ready
+PEERS := .venv/peers/.ready
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: setup repro test oldest check ui report lock clean
+.PHONY: setup repro test oldest bench check ui report lock clean
 .DEFAULT_GOAL := repro
 
 setup: $(READY) ## the environment alone
@@ -21,6 +22,16 @@ oldest: ## the library's tests on the oldest versions of its dependencies that p
 	@.venv/oldest/bin/python -m pip install --quiet matplotlib pyyaml pydantic tqdm --editable '.[dev]' \
 	  $$($(PYTHON) -c 'import re, tomllib; print(*[re.sub(">=([0-9.]+).*", r"==\1", d) for d in tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"]])')
 	@.venv/oldest/bin/python -m pytest -n 2 --dist loadfile tests/rootstock tests/test_examples.py
+
+bench: $(READY) $(PEERS) ## compare with the peers: an hour; `python -m benchmarks encode` is a part of it
+	@dvc repro # the weights, and a DAG with nothing left to do
+	@python -m benchmarks
+
+$(PEERS): benchmarks/requirements-peers.txt
+	@echo "setting up .venv/peers (once, a few minutes)"
+	@$(PYTHON) -m venv --clear .venv/peers
+	@.venv/peers/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
 
 check: $(READY) ## lint, format and types
 	@ruff check .

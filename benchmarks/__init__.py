@@ -1,0 +1,1 @@
+"""Rootstock beside its peers: on the same machine, in the same run, in turns."""

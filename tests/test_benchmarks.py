@@ -1,0 +1,40 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import encode
+from benchmarks.report import Report
+from benchmarks.turns import Goal, Measured
+
+from .conftest import ROOT
+
+
+def test_contenders_take_turns_and_agree(minilm, tmp_path):
+    path = ROOT / "data/sample/train.jsonl"
+    report, goals = Report("encode"), [Goal("rootstock fp32", "bare fp32", least=0.9)]
+    contenders = encode.ours({"weights": minilm, "path": path, "documents": 20})[:3]
+    encode.measure(report, "sample", contenders, path, 2, "bare fp32", goals)
+    table = report.write(tmp_path)
+    written = json.loads((tmp_path / "encode.json").read_text())
+    rounds = written["measured"][0]["rounds"]
+    assert len(rounds) == 2
+    assert all(set(values) == {"rootstock fp32", "rootstock auto", "bare fp32"} for values in rounds)
+    assert "| sample: rootstock fp32 over bare fp32 |" in table
+    assert (tmp_path / "encode.md").read_text() == table
+    assert (tmp_path / "encode.png").stat().st_size > 1000
+    cosines = [float(note.split("cosine ")[1].split()[0]) for note in written["notes"]]
+    assert cosines[0] > 0.99999 and cosines[1] > 0.999
+
+
+def test_ratios_are_those_within_a_round():
+    measured = Measured(
+        "a", "b", "slow", [{"fast": 4.0, "slow": 2.0}, {"fast": 1.0, "slow": 0.25}, {"fast": 3.0, "slow": 1.0}]
+    )
+    assert measured.ratio("fast", "slow") == (3.0, 2.0, 4.0)
+
+
+def test_a_worker_that_fails_is_named(minilm):
+    contender, *_ = encode.ours({"weights": minilm, "path": Path("nowhere"), "documents": 20})
+    with contender, pytest.raises(RuntimeError, match="rootstock fp32 ended with 1"):
+        contender.ready()
