@@ -19,7 +19,7 @@ def text(receipts: costs.Receipts) -> str:
     for stage, row in receipts.items():
         reused = "" if (SPENT / f"{row['run_id']}.json").is_file() else ", by somebody else"
         lines.append(f"{_line(stage, row)} {row['method']}{reused}")
-    lines.append(_line("all", costs.total(receipts.values())))
+    lines.append(_line("all", costs.total(receipts.values())).rstrip())
     spent, avoided = costs.noted(SPENT), costs.noted(costs.AVOIDED)
     failed = sum("failed" in receipt for receipt in spent)
     lines.append("")
