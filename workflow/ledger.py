@@ -51,15 +51,17 @@ def check(stages: dict[str, dag.Stage], receipts: Receipts) -> None:
 
 def record(point: str, receipts: Receipts) -> tuple[str, bool]:
     """One point of the sweep, with the receipts of all that led to it. RETURNS: its run, and whether it is new."""
-    finetune, evaluate = receipts[f"finetune@{point}"], receipts[f"evaluate@{point}"]
+    sentencize, finetune, evaluate = (
+        receipts[s] for s in ("sentencize@train", f"finetune@{point}", f"evaluate@{point}")
+    )
     # Each section as it was when the stage that depends on it ran.
     settings = params.Params.model_validate(finetune["params"]).at(point).model_dump()
-    settings = {**settings, "evaluate": evaluate["params"]["evaluate"]}
+    settings |= {"data": sentencize["params"]["data"], "evaluate": evaluate["params"]["evaluate"]}
     outs = {out: value for r in (finetune, evaluate) for out, value in r["outs"].items()}
     weights = json.loads(Path("data/weights/weights.json").read_text("utf-8"))
     digests = {
         "rootstock.result": hashlib.sha256(json.dumps(outs, sort_keys=True).encode()).hexdigest(),
-        "data.sha256": receipts["sentencize@train"]["deps"][settings["data"]["folder"]],
+        "data.sha256": sentencize["deps"][settings["data"]["folder"]],
         "weights.sha256": weights["sha256"]["model.safetensors"],
         "dvc.lock.sha256": digest(Path("dvc.lock")) if Path("dvc.lock").is_file() else "none: `dvc commit` writes it",
         "mlflow.source.git.commit": finetune["git_commit"],

@@ -28,10 +28,11 @@ def main() -> None:
     best = _json("data/comparison/best.json")["point"]
     evaluation = Path("data/evaluation", best)
     mine = {path.stem for path in SPENT.glob("*.json")}
-    settings = params.Params.model_validate(receipts["compare"]["params"])
+    sentencize, compare = receipts["sentencize@train"], receipts["compare"]
+    settings = params.Params.model_validate({**compare["params"], "data": sentencize["params"]["data"]})
     spent, avoided = costs.noted(SPENT), costs.noted(costs.AVOIDED)
     history = tracking.history(settings.tracking.experiment)
-    data = receipts["sentencize@train"]["deps"][settings.data.folder]
+    data = sentencize["deps"][settings.data.folder]
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page = environment.from_string(TEMPLATE.read_text("utf-8")).render(
         settings=settings,
