@@ -383,6 +383,8 @@ def test_two_fresh_clones_of_the_sample_give_the_same_bytes(minilm, tmp_path):
     assert bytes_of[0] == bytes_of[1] and len([name for name in bytes_of[0] if name.endswith(".whl")]) == 4
 
 
+@pytest.mark.slow
+@SLOW
 def test_several_labels_per_row_and_a_frozen_transformer(tiny, tmp_path):
     changes = {"data.folder": "data/few", "data.exclusive": False, "finetune.trainable": False}
     project = Project(tmp_path, **small(tiny, **changes))
