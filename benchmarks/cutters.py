@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -18,7 +17,7 @@ class Command:
 
     def __call__(self) -> dict[str, Any]:
         start = time.perf_counter()
-        subprocess.run(self.command, check=True, stdout=sys.stderr)
+        subprocess.run(self.command, check=True, stdout=subprocess.DEVNULL)
         return {"seconds": time.perf_counter() - start}
 
 
