@@ -54,7 +54,7 @@ def _joined(work: Callable[..., Any], *args: Any) -> Any:
     import torch.distributed as dist
 
     *args_, spent = args
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     # The others wait while the first scores dev, however long that takes.
     dist.init_process_group(backend, timeout=timedelta(days=7))
     try:
