@@ -122,4 +122,5 @@ def set_torch(settings: params.Params, rank: int = 0, processes: int = 1) -> Non
     spacy.prefer_gpu(rank)
     torch.set_num_threads(max(1, settings.threads // processes))
     torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nobody reads it
     spacy.util.fix_random_seed(settings.seed)

@@ -93,4 +93,8 @@ def _of_thinc(node: Model, name: str) -> _Slot:
 
 
 def _of_torch(parameter: torch.nn.Parameter) -> _Slot:
-    return _Slot(parameter, lambda: parameter.grad, lambda total: setattr(parameter, "grad", total))
+    def read() -> torch.Tensor | None:
+        gradient = parameter.grad
+        return gradient.to_dense() if gradient is not None and gradient.is_sparse else gradient
+
+    return _Slot(parameter, read, lambda total: setattr(parameter, "grad", total))

@@ -18,7 +18,10 @@ import numpy as np
 import torch
 from thinc.api import Model, Optimizer, PyTorchShim, torch2xp, xp2torch
 
-from .alignment import entries
+from . import adam, attention
+from .alignment import counted, entries
+from .dropout import replace_dropout
+from .families import family_of
 from .layer_mix import LayerMix
 from .learning_rates import LearningRates
 from .packing import pack
@@ -50,12 +53,16 @@ def make_encoder(
     """A Thinc model from list[Pieces] to list[Encoded].
 
     Its backward takes, per document, the gradients of last_hidden_state and pooler_output (None for zero).
-    words_per_batch: the most pieces, padding included, that the transformer computes at a time.
+    words_per_batch: the most pieces, with the padding that there is, that the transformer computes at a time.
     hidden_states, attentions: whether predictions hold those of every layer.
     mix: makes last_hidden_state of the states of all layers.
     """
     if attentions:
         net.set_attn_implementation("eager")  # the fused kernels never hold the matrices
+    elif family_of(net.config).unpadded:
+        net.set_attn_implementation(attention.NAME)
+    replace_dropout(net)
+    net.get_input_embeddings().sparse = True  # a batch uses few rows of that table
     return Model(
         "transformer",
         _forward,
@@ -85,10 +92,7 @@ class _Shim(PyTorchShim):
     def finish_update(self, optimizer: Optimizer) -> None:
         for name, parameter in self._model.named_parameters():
             if parameter.grad is not None:
-                weights, gradient = torch2xp(parameter.data), torch2xp(parameter.grad)
-                stepped, _ = optimizer((self.id, name), weights, gradient, lr_scale=self.rates[name])
-                parameter.data = xp2torch(stepped, device=parameter.device)
-                parameter.grad = None
+                adam.step(optimizer, (self.id, name), parameter, self.rates[name])
 
 
 @dataclass
@@ -108,7 +112,7 @@ class LossScale:
         parameters = [p for shim in model.shims for p in shim._model.parameters() if p.grad is not None]
         if self.value == 1.0 or not parameters:
             return
-        if all(bool(p.grad.isfinite().all()) for p in parameters):
+        if all(bool(_values(p.grad).isfinite().all()) for p in parameters):
             for p in parameters:
                 p.grad /= self.value
             self.steps += 1
@@ -127,26 +131,23 @@ def has_fast_bf16(device: torch.device) -> bool:
     return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
-def set_dropout(net: torch.nn.Module, rate: float) -> None:
-    """Give every dropout layer this rate, between 0 and 1."""
-    for module in net.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = rate
+def _values(gradient: torch.Tensor) -> torch.Tensor:
+    return gradient.coalesce().values() if gradient.is_sparse else gradient
 
 
-def _autocast(precision: str, device: torch.device) -> torch.dtype | None:
-    """The type of matrix products, None for that of the weights."""
+def _autocast(precision: str, device: torch.device) -> torch.autocast:
+    """Matrix products in this precision, where it is not that of the weights; what it casts, it casts once."""
     if precision == "auto":
         precision = "bf16" if has_fast_bf16(device) else "fp32"
-    return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    halved = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    return torch.autocast(device.type, dtype=halved, enabled=halved is not None)
 
 
 def _forward(model: Model, docs: list[Pieces], is_train: bool) -> tuple[list[Encoded], Callable]:
     net, mix = model.shims[0]._model, next((shim._model for shim in model.shims[1:]), None)
     net.train(is_train)
-    batch = _Batch(docs, net)
-    budget, scale = model.attrs["words_per_batch"], model.attrs["loss_scale"]
-    halved = _autocast(model.attrs["precision"], batch.device)
+    batch = _Batch(docs, net, model.attrs["attentions"])
+    budget, scale, precision = (model.attrs[name] for name in ("words_per_batch", "loss_scale", "precision"))
     ask = {
         "output_hidden_states": model.attrs["hidden_states"] or mix is not None,
         "output_attentions": model.attrs["attentions"],
@@ -157,16 +158,17 @@ def _forward(model: Model, docs: list[Pieces], is_train: bool) -> tuple[list[Enc
     passes: list[_Pass] = []
     layers = _Layers(batch, model.attrs["hidden_states"], model.attrs["attentions"])
     kept = 0
-    for windows in pack(batch.lengths, budget):
-        step = _Pass(net, mix, batch, windows, halved, ask)
-        kept += step.size
-        output, pool = step.run(keep=is_train and (kept <= budget or not passes), layers=layers)
-        rows[step.rows] = output
-        if pool is not None:
-            pooled = rows.new_zeros(len(batch.lengths), rows.shape[1]) if pooled is None else pooled
-            pooled[step.windows] = pool
-        if is_train:
-            passes.append(step)
+    with _autocast(precision, batch.device):
+        for windows in pack(batch.lengths, budget, padded=not batch.unpadded):
+            step = _Pass(net, mix, batch, windows, precision, ask)
+            kept += step.layout.size
+            output, pool = step.run(keep=is_train and (kept <= budget or not passes), layers=layers)
+            rows[step.layout.rows] = output
+            if pool is not None:
+                pooled = rows.new_zeros(len(batch.lengths), rows.shape[1]) if pooled is None else pooled
+                pooled[step.windows] = pool
+            if is_train:
+                passes.append(step)
 
     def backprop(d_docs: list[tuple[Any, Any]]) -> list:
         d_rows, d_pooled = (None if d is None else d * scale.value for d in batch.split_gradients(d_docs))
@@ -177,15 +179,38 @@ def _forward(model: Model, docs: list[Pieces], is_train: bool) -> tuple[list[Enc
     return layers.add_to(batch.join_outputs(rows, pooled)), backprop
 
 
+class _Layout(NamedTuple):
+    """A pack of windows as the network takes it, end to end or padded, and where what it gives belongs."""
+
+    inputs: dict[str, Any]
+    rows: torch.Tensor  # of each piece among those of the batch
+    places: torch.Tensor  # of each piece in the flat output
+    firsts: torch.Tensor  # the first piece of each window among `rows`
+
+    @property
+    def size(self) -> int:
+        """Pieces to compute, padding included."""
+        return self.inputs["input_ids"].numel()
+
+    def rows_of(self, state: torch.Tensor) -> torch.Tensor:
+        """(n, length, width) -> (n_rows, width), padding left out."""
+        flat = state.flatten(0, 1)
+        return flat if len(flat) == len(self.places) else flat.index_select(0, self.places)
+
+
 class _Batch:
     """The windows of all documents end to end, and where each document's pieces, tokens and sentences begin."""
 
-    def __init__(self, docs: list[Pieces], net: Any) -> None:
+    def __init__(self, docs: list[Pieces], net: Any, attentions: bool) -> None:
         self.docs = docs
         weights = next(net.parameters())
         self.device, self.dtype = weights.device, weights.dtype
+        family = family_of(net.config)
+        self.unpadded = family.unpadded and not attentions and self.device.type == "cpu"
+        self.first_position = family.reserved_positions
         self.pad = net.config.pad_token_id or 0
         self.lengths = _join([d.window_lengths for d in docs])
+        self.starts = np.cumsum(self.lengths) - self.lengths
         self.ids = _join([d.ids[d.window_pieces] for d in docs])
         self.types = _join([d.types[d.window_pieces] for d in docs])
         self.typed = bool(self.types.any()) and "token_type_ids" in inspect.signature(net.forward).parameters
@@ -196,6 +221,33 @@ class _Batch:
         sentences = [d.window_sentence + end - d.n_sentences for d, end in zip(docs, self.sentence_ends, strict=True)]
         self.pieces = _Merge(_join(pieces), _last(self.piece_ends), self.device)
         self.sentences = _Merge(_join(sentences), _last(self.sentence_ends), self.device)
+
+    def layout(self, windows: np.ndarray) -> _Layout:
+        lengths = self.lengths[windows]
+        within = counted(lengths)
+        rows = np.repeat(self.starts[windows], lengths) + within
+        if self.unpadded:
+            shape, places = (1, len(rows)), np.arange(len(rows))
+        else:
+            shape = (len(windows), int(lengths.max()))
+            places = np.repeat(np.arange(len(windows)) * shape[1], lengths) + within
+
+        def grid(values: np.ndarray, padding: int = 0) -> torch.Tensor:
+            filled = np.full(shape, padding, "int64")
+            filled.flat[places] = values
+            return torch.from_numpy(filled).to(self.device)
+
+        inputs: dict[str, Any] = {"input_ids": grid(self.ids[rows], self.pad)}
+        if self.typed:
+            inputs["token_type_ids"] = grid(self.types[rows])
+        if self.unpadded:
+            inputs |= {"position_ids": grid(within + self.first_position), "windows": attention.Windows(lengths)}
+        elif len(rows) < inputs["input_ids"].numel():  # without padding no mask is needed, and attention is cheaper
+            inputs["attention_mask"] = grid(np.ones_like(rows))
+        return _Layout(
+            inputs,
+            *(torch.from_numpy(index).to(self.device) for index in (rows, places, np.cumsum(lengths) - lengths)),
+        )
 
     def join_outputs(self, rows: torch.Tensor, pooled: torch.Tensor | None) -> list[Encoded]:
         hidden = self.pieces.mean(rows)
@@ -268,28 +320,13 @@ class _Pass:
         mix: LayerMix | None,
         batch: _Batch,
         windows: np.ndarray,
-        halved: torch.dtype | None,
+        precision: str,
         ask: dict[str, bool],
     ) -> None:
-        self.net, self.mix, self.halved, self.ask = net, mix, halved, ask
-        self.device, self.dtype = batch.device, batch.dtype
-        lengths = batch.lengths[windows]
-        columns = np.arange(lengths.max())
-        starts = (np.cumsum(batch.lengths) - batch.lengths)[windows]
-        mask = columns < lengths[:, None]
-        places = np.where(mask, starts[:, None] + columns, 0)
-        ids = np.where(mask, batch.ids[places], batch.pad)
-        self.size = ids.size
+        self.net, self.mix, self.precision, self.ask = net, mix, precision, ask
+        self.device, self.dtype, self.unpadded = batch.device, batch.dtype, batch.unpadded
+        self.layout = batch.layout(windows)
         self.windows = torch.from_numpy(windows).to(self.device)
-        self.rows = torch.from_numpy(places[mask]).to(self.device)
-        self.real = torch.from_numpy(np.flatnonzero(mask)).to(self.device)
-        self.ids = torch.from_numpy(ids).to(self.device)
-        self.types = {}
-        if batch.typed:
-            types = np.where(mask, batch.types[places], 0)
-            self.types["token_type_ids"] = torch.from_numpy(types).to(self.device)
-        # Without padding no mask is needed, and attention is cheaper.
-        self.mask = None if mask.all() else torch.from_numpy(mask.astype("int64")).to(self.device)
 
     def run(self, keep: bool, layers: _Layers) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The rows of last_hidden_state (n_rows, width), padding left out, and the pooler's (n_windows, width)."""
@@ -300,13 +337,14 @@ class _Pass:
         return output[0].detach(), None if output[1] is None else output[1].detach()
 
     def _compute(self, layers: _Layers | None = None) -> tuple[torch.Tensor, torch.Tensor | None]:
-        with torch.autocast(self.device.type, dtype=self.halved, enabled=self.halved is not None):
-            output = self.net(input_ids=self.ids, attention_mask=self.mask, **self.types, **self.ask)
+        output = self.net(**self.layout.inputs, **self.ask)
         if layers is not None:
             layers.keep(self, output)
         pooled = getattr(output, "pooler_output", None)
+        if pooled is not None and self.unpadded:  # the network takes all windows for one
+            pooled = self.net.pooler(output.last_hidden_state[0, self.layout.firsts][:, None])
         states = [output.last_hidden_state] if self.mix is None else output.hidden_states
-        rows = [state.flatten(0, 1).index_select(0, self.real).to(self.dtype) for state in states]
+        rows = [self.layout.rows_of(state).to(self.dtype) for state in states]
         hidden = rows[0] if self.mix is None else self.mix(torch.stack(rows))
         return hidden, None if pooled is None else pooled.to(self.dtype)
 
@@ -314,9 +352,10 @@ class _Pass:
         output = self.output
         if output is None:
             assert self.random_state is not None
-            with _replay(self.random_state, self.device), torch.enable_grad():
+            replay, autocast = _replay(self.random_state, self.device), _autocast(self.precision, self.device)
+            with replay, autocast, torch.enable_grad():
                 output = self._compute()
-        pairs = [(output[0], d_rows, self.rows), (output[1], d_pooled, self.windows)]
+        pairs = [(output[0], d_rows, self.layout.rows), (output[1], d_pooled, self.windows)]
         known = [(tensor, d[index]) for tensor, d, index in pairs if tensor is not None and d is not None]
         if known:
             torch.autograd.backward([tensor for tensor, _ in known], [gradient for _, gradient in known])
@@ -333,10 +372,10 @@ class _Layers:
 
     def keep(self, step: _Pass, output: Any) -> None:
         if self.ask_states:
-            states = torch.stack([h.detach().flatten(0, 1)[step.real].to(step.dtype) for h in output.hidden_states])
+            states = torch.stack([step.layout.rows_of(h.detach()).to(step.dtype) for h in output.hidden_states])
             if self.rows is None:
                 self.rows = states.new_zeros(len(states), len(self.batch.ids), states.shape[2])
-            self.rows[:, step.rows] = states
+            self.rows[:, step.layout.rows] = states
         if self.ask_attentions:
             matrices = torch.stack([a.detach().to(step.dtype) for a in output.attentions], dim=1)
             for window, matrix in zip(step.windows.tolist(), matrices, strict=True):

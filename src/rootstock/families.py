@@ -1,6 +1,6 @@
 """What is odd about a model family. Everything else is read off its config and its tokenizer."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 
@@ -25,21 +25,23 @@ class Family:
         None  # of the piece that speaks for a window, where the tokenizer's cls_token is not it
     )
     token_types: bool = True  # whether the model was pretrained with those that its tokenizer gives
+    unpadded: bool = False  # whether windows can lie end to end: positions are an input, and attention knows no others
     classifier: Classifier | None = None
 
 
 POOLED = Family(classifier=Classifier(rows="pooler"))
-ROBERTA = Family(reserved_positions=2, classifier=Classifier("classifier.out_proj", dense="classifier.dense"))
+DENSE = Classifier("classifier.out_proj", dense="classifier.dense")
+ROBERTA = Family(reserved_positions=2, unpadded=True, classifier=DENSE)
 FAMILIES: dict[str, Family] = {
     "albert": POOLED,
-    "bert": POOLED,
+    "bert": replace(POOLED, unpadded=True),
     "camembert": ROBERTA,
     "deberta-v2": Family(classifier=Classifier(dense="pooler.dense", activation="gelu")),
-    "distilbert": Family(classifier=Classifier(dense="pre_classifier", activation="relu")),
-    "electra": Family(classifier=Classifier("classifier.out_proj", dense="classifier.dense", activation="gelu")),
+    "distilbert": Family(unpadded=True, classifier=Classifier(dense="pre_classifier", activation="relu")),
+    "electra": Family(unpadded=True, classifier=replace(DENSE, activation="gelu")),
     "gpt2": Family(classifier=Classifier("score", bias=False)),
     "modernbert": Family(classifier=Classifier(dense="head.dense", activation="gelu", norm="head.norm")),
-    "mpnet": ROBERTA,
+    "mpnet": replace(ROBERTA, unpadded=False),
     "roberta": ROBERTA,
     "xlm-roberta": ROBERTA,
     "xlnet": Family(classifier=Classifier("logits_proj", dense="sequence_summary.summary")),

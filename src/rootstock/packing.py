@@ -5,17 +5,24 @@ from collections.abc import Iterator
 import numpy as np
 
 
-def pack(lengths: np.ndarray, budget: int) -> Iterator[np.ndarray]:
-    """Sort by length, longest first, and fill packs whose padded size stays within the budget.
+def pack(lengths: np.ndarray, budget: int, padded: bool = True) -> Iterator[np.ndarray]:
+    """Sort by length, longest first, and fill packs whose size stays within the budget.
 
     lengths (int, Shape (n,)): pieces of each window.
-    budget (int): the most pieces, padding included, in one pack; a longer window gets a pack of its own.
+    budget (int): the most pieces in one pack; a longer window gets a pack of its own.
+    padded (bool): whether windows are padded to the longest of their pack, and the padding counts.
     YIELDS: int64 arrays of indices into lengths; together they hold each index once.
     """
     order = np.argsort(-lengths, kind="stable")
+    ends = np.cumsum(lengths[order])
     start = 0
     while start < len(order):
-        size = max(1, budget // max(1, int(lengths[order[start]])))
+        if padded:
+            size = budget // max(1, int(lengths[order[start]]))
+        else:
+            before = ends[start] - lengths[order[start]]
+            size = int(np.searchsorted(ends, before + budget, side="right")) - start
+        size = max(1, size)
         yield order[start : start + size]
         start += size
 

@@ -68,7 +68,7 @@ def make_tok2vec(
     learning_rate_scale: the transformer's learning rate as a multiple of the optimizer's.
     layer_decay: each layer's learning rate as a multiple of that of the layer above it (Howard and Ruder 2018,
         "Universal Language Model Fine-tuning for Text Classification", discriminative fine-tuning).
-    words_per_batch: the most wordpieces, padding included, that the transformer computes at a time.
+    words_per_batch: the most wordpieces, with the padding that there is, that the transformer computes at a time.
     precision: fp32; bf16 or fp16 (matrix products in these, weights in fp32); auto: bf16 where the hardware is fast
         at it.
     saved_precision: in which the weights are saved; bf16 and fp16 take half the space.
@@ -183,7 +183,7 @@ class TransformerTok2Vec(BytesOfFolder, TrainablePipe):
         self._due = _updated_now(set(self.listener_map)) if self.trainable else set()
         self._awaited = frozenset(self._due)
         if self._due:
-            from .encoder import set_dropout
+            from .dropout import set_dropout
 
             set_dropout(self.transformer, drop)
             encoded, backprop = self.model.begin_update([Pieces.of(doc) for doc in docs])

@@ -48,7 +48,7 @@ def arrays_of(nlp) -> list:
     tok2vec = nlp.get_pipe("trf_tok2vec")
     modules = [m for m in (tok2vec.transformer, tok2vec.mix) if m is not None]
     found = [
-        (name, p.data.numpy(), lambda p=p: p.grad.numpy())
+        (name, p.data.numpy(), lambda p=p: p.grad.to_dense().numpy())
         for module in modules
         for name, p in module.named_parameters()
         if p.requires_grad
@@ -58,7 +58,7 @@ def arrays_of(nlp) -> list:
         found += [(k, head.linear.get_param(k), partial(head.linear.get_grad, k)) for k in ("W", "b")]
         if head.hidden is not None:
             module = head.hidden.shims[0]._model
-            found += [(k, p.data.numpy(), lambda p=p: p.grad.numpy()) for k, p in module.named_parameters()]
+            found += [(k, p.data.numpy(), lambda p=p: p.grad.to_dense().numpy()) for k, p in module.named_parameters()]
     return found
 
 

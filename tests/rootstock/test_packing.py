@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +17,15 @@ def test_packs_hold_each_window_once_within_the_budget(lengths, budget):
         assert len(p) == 1 or lengths[p].max() * len(p) <= budget
     together = [n for p in packs for n in lengths[p].tolist()]
     assert together == sorted(together, reverse=True)
+
+
+@given(lengths, st.integers(1, 3000))
+def test_without_padding_packs_are_filled_by_what_is_in_them(lengths, budget):
+    packs = list(pack(lengths, budget, padded=False))
+    assert sorted(i for p in packs for i in p.tolist()) == list(range(len(lengths)))
+    for p, following in pairwise(packs):
+        assert len(p) == 1 or lengths[p].sum() <= budget
+        assert lengths[p].sum() + lengths[following[0]] > budget
 
 
 @given(lengths, st.integers(1, 3000))

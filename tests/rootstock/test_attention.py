@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn.functional import scaled_dot_product_attention
+
+from rootstock.attention import LONG, Attention, Windows
+
+HEADS, WIDTH = 3, 4
+lengths = st.lists(st.integers(1, 9), min_size=1, max_size=12).map(lambda found: sorted(found, reverse=True))
+
+
+def qkv(n_pieces, dtype=torch.float32):
+    lots = torch.Generator().manual_seed(0)
+    return [torch.randn(n_pieces, HEADS, WIDTH, generator=lots).to(dtype).requires_grad_() for _ in range(3)]
+
+
+def one_by_one(q, k, v, lengths):
+    parts = zip(*(x.transpose(0, 1).split(lengths, dim=1) for x in (q, k, v)), strict=True)
+    return torch.cat([scaled_dot_product_attention(*part, scale=0.5) for part in parts], dim=1).transpose(0, 1)
+
+
+@given(lengths)
+def test_each_window_looks_at_itself_alone(lengths):
+    ours, theirs = qkv(sum(lengths)), qkv(sum(lengths))
+    found = Attention.apply(*ours, Windows(np.array(lengths)), 0.5, 0.0)
+    wanted = one_by_one(*theirs, lengths)
+    torch.testing.assert_close(found, wanted)
+    gradient = torch.linspace(-1, 1, wanted.numel()).view_as(wanted)
+    found.backward(gradient)
+    wanted.backward(gradient)
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3])
+def test_its_gradient_is_that_of_finite_differences(rate):
+    windows = Windows(np.array([4, 2, 2, 1]))
+
+    def attend(*inputs):
+        torch.manual_seed(0)  # the same draws each time
+        return Attention.apply(*inputs, windows, 0.5, rate)
+
+    assert torch.autograd.gradcheck(attend, qkv(9, torch.float64))
+
+
+@pytest.mark.parametrize("length", [5, LONG])
+def test_bf16_comes_back_as_bf16_and_is_near(length):
+    lengths = [length, 3]
+    ours, theirs = qkv(sum(lengths), torch.bfloat16), qkv(sum(lengths))
+    found = Attention.apply(*ours, Windows(np.array(lengths)), 0.5, 0.0)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), one_by_one(*theirs, lengths), atol=0.03, rtol=0.03)
+    found.sum().backward()
+    assert {x.grad.dtype for x in ours} == {torch.bfloat16}
+
+
+def test_dropout_leaves_the_mean_of_what_is_given():
+    torch.manual_seed(0)
+    q, k, _ = qkv(400)
+    found = Attention.apply(q, k, torch.ones_like(q), Windows(np.array([20] * 20)), 0.5, 0.25)
+    assert found.std() > 0.05
+    assert float(found.detach().mean()) == pytest.approx(1, abs=0.02)
