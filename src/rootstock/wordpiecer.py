@@ -145,13 +145,14 @@ class WordPiecer(BytesOfFolder, Pipe):
             return
         assert self.tokenizer is not None
         strings = [text.text for text in texts]
+        pairs: Iterable[tuple[list[int], list[tuple[int, int]]]]
         if self.tokenizer.is_fast:
             # Straight to the Rust tokenizer: the layer above it changes settings at each call, which threads trip over.
             encoded = self.tokenizer.backend_tokenizer.encode_batch(strings, add_special_tokens=False)
-            pairs = [(one.ids, one.offsets) for one in encoded]
+            pairs = ((one.ids, one.offsets) for one in encoded)
         else:
             batch = self.tokenizer(strings, add_special_tokens=False, verbose=False)["input_ids"]
-            pairs = [(ids, self._find(string, ids)) for string, ids in zip(strings, batch, strict=True)]
+            pairs = ((ids, self._find(string, ids)) for string, ids in zip(strings, batch, strict=True))
         for text, (ids, places) in zip(texts, pairs, strict=True):
             spans = np.asarray(places, "int32").reshape(-1, 2)
             if len(text):
