@@ -35,6 +35,7 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
         "labels": sentencized["labels"],
         **counts,
         "pieces_per_token": round(counts["pieces"] / max(1, counts["tokens"]), 4),
+        # where windows are padded: on a GPU, and for families that cannot do without
         "padding_efficiency": round(counts["window_pieces"] / max(1, counts["computed_pieces"]), 4),
     }
     write_json(outputs["wordpieces"] / "report.json", report)

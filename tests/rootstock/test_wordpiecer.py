@@ -86,6 +86,18 @@ def test_pieces_travel_through_docbin(tiny_nlp, some):
         assert back._.trf_word_pieces_ == doc._.trf_word_pieces_
 
 
+@given(st.lists(texts, max_size=5))
+def test_documents_cut_together_are_cut_as_each_alone(tiny_nlp, some):
+    piecer = tiny_nlp.get_pipe("trf_wordpiecer")
+    together, alone = ([tiny_nlp.make_doc(text) for text in [*some, "word " * 700]] for _ in range(2))
+    piecer.annotate(together)
+    for one, other in zip(together, alone, strict=True):
+        piecer.annotate([other])
+        for name, value in vars(Pieces.of(other)).items():
+            np.testing.assert_array_equal(getattr(Pieces.of(one), name), value, err_msg=name)
+            assert getattr(Pieces.of(one), name).dtype == "int32"
+
+
 def test_pieces_that_are_there_are_not_cut_again(tiny_nlp):
     wordpiecer = tiny_nlp.get_pipe("trf_wordpiecer")
     doc = wordpiecer(tiny_nlp.make_doc("Once is enough."))

@@ -31,7 +31,7 @@ def test_what_is_written_comes_back(tiny, tmp_path):
 
 
 def test_a_file_is_the_one_that_spacy_writes(tiny, tmp_path):
-    vocab, docs = annotated(tiny)
+    _, docs = annotated(tiny)
     shards.write(iter(docs), tmp_path, shard_docs=10)
     DocBin(docs=docs, store_user_data=True).to_disk(tmp_path / "spacy")
     assert (tmp_path / "00000.spacy").read_bytes() == (tmp_path / "spacy").read_bytes()
