@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import groupby
 from typing import Any
 
@@ -22,32 +21,24 @@ LONG = 128  # pieces; products of smaller matrices, and their softmax, are faste
 class Windows:
     """How the windows of a pack lie, and where attention wants the rows of their pieces: by window, then by head."""
 
-    def __init__(self, lengths: np.ndarray) -> None:
+    def __init__(self, lengths: np.ndarray, n_heads: int) -> None:
         """lengths (int, Shape (n_windows,)): the longest first."""
-        self.lengths = lengths
-        self.orders: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        starts = np.cumsum(lengths) - lengths
+        first, length = (np.repeat(x, lengths)[:, None] for x in (starts * n_heads, lengths))
+        back = (first + length * np.arange(n_heads) + counted(lengths)[:, None]).ravel()
+        there = np.empty_like(back)
+        there[back] = np.arange(len(back))
+        self.there, self.back = torch.from_numpy(there), torch.from_numpy(back)  # rows of pieces and heads
+        self.longest = int(lengths[0])
+        # Windows of one length, which are computed together: that length, and their rows.
+        self.runs: list[tuple[int, slice]] = []
+        for size, group in groupby(lengths.tolist()):
+            start = self.runs[-1][1].stop if self.runs else 0
+            self.runs.append((size, slice(start, start + size * n_heads * len(list(group)))))
 
     def precision(self, dtype: torch.dtype) -> torch.dtype:
         """For products of matrices of this type."""
-        return torch.float32 if dtype.itemsize == 2 and self.lengths[0] < LONG else dtype
-
-    def order(self, n_heads: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Indices of rows, n_pieces * n_heads of them: there, and back."""
-        if n_heads not in self.orders:
-            starts = np.cumsum(self.lengths) - self.lengths
-            first, length = (np.repeat(x, self.lengths)[:, None] for x in (starts * n_heads, self.lengths))
-            back = (first + length * np.arange(n_heads) + counted(self.lengths)[:, None]).ravel()
-            there = np.empty_like(back)
-            there[back] = np.arange(len(back))
-            self.orders[n_heads] = torch.from_numpy(there), torch.from_numpy(back)
-        return self.orders[n_heads]
-
-    def runs(self, n_heads: int) -> Iterator[tuple[int, slice]]:
-        """Windows of one length, which are computed together: that length, and their rows."""
-        end = 0
-        for length, group in groupby(self.lengths.tolist()):
-            start, end = end, end + length * n_heads * sum(1 for _ in group)
-            yield length, slice(start, end)
+        return torch.float32 if dtype.itemsize == 2 and self.longest < LONG else dtype
 
 
 class Attention(torch.autograd.Function):
@@ -58,43 +49,46 @@ class Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q: Any, k: Any, v: Any, windows: Windows, scaling: float, rate: float) -> torch.Tensor:
-        there, back = windows.order(q.shape[1])
-        queries, keys, values = (_rows(x).index_select(0, there).to(windows.precision(x.dtype)) for x in (q, k, v))
+        dtype = windows.precision(q.dtype)
+        queries, keys, values = (_rows(x).index_select(0, windows.there).to(dtype) for x in (q, k, v))
         queries.mul_(scaling)
         output, saved, masks = torch.empty_like(values), [], []
-        for length, rows in windows.runs(q.shape[1]):
-            one, other, third, target = (x[rows].view(-1, length, x.shape[1]) for x in (queries, keys, values, output))
-            weights = torch.softmax(torch.bmm(one, other.mT), -1)
+        for run in windows.runs:
+            query, key, value, target = _of_run(run, queries, keys, values, output)
+            weights = torch.softmax(torch.bmm(query, key.mT), -1)
             mask = draw(weights.numel(), rate, q.device).view_as(weights) if rate else None
-            torch.bmm(keep(weights, mask, rate), third, out=target)
+            torch.bmm(keep(weights, mask, rate), value, out=target)
             saved.append(weights)
             masks.append(mask)
         if any(ctx.needs_input_grad):
             ctx.save_for_backward(queries, keys, values, *saved)
             ctx.masks, ctx.windows, ctx.scaling, ctx.rate, ctx.dtype = masks, windows, scaling, rate, q.dtype
-        return output.to(q.dtype).index_select(0, back).view_as(q)
+        return output.to(q.dtype).index_select(0, windows.back).view_as(q)
 
     @staticmethod
     def backward(ctx: Any, d_output: torch.Tensor) -> tuple:
         """The gradients of q, k, v."""
-        n_heads = d_output.shape[1]
-        there, back = ctx.windows.order(n_heads)
+        windows = ctx.windows
         queries, keys, values, *saved = ctx.saved_tensors
-        gradient = _rows(d_output).index_select(0, there).to(queries.dtype)
+        gradient = _rows(d_output).index_select(0, windows.there).to(queries.dtype)
         found = [torch.empty_like(x) for x in (queries, keys, values)]
-        runs = ctx.windows.runs(n_heads)
-        for weights, mask, (length, rows) in zip(saved, ctx.masks, runs, strict=True):
-            one, other, third, d_run, d_one, d_other, d_third = (
-                x[rows].view(-1, length, x.shape[1]) for x in (queries, keys, values, gradient, *found)
-            )
-            torch.bmm(keep(weights, mask, ctx.rate).mT, d_run, out=d_third)
-            d_weights = keep(torch.bmm(d_run, third.mT), mask, ctx.rate)
+        for weights, mask, run in zip(saved, ctx.masks, windows.runs, strict=True):
+            query, key, value, d_run = _of_run(run, queries, keys, values, gradient)
+            d_query, d_key, d_value = _of_run(run, *found)
+            torch.bmm(keep(weights, mask, ctx.rate).mT, d_run, out=d_value)
+            d_weights = keep(torch.bmm(d_run, value.mT), mask, ctx.rate)
             d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype)
-            torch.bmm(d_scores, other, out=d_one)
-            torch.bmm(d_scores.mT, one, out=d_other)
+            torch.bmm(d_scores, key, out=d_query)
+            torch.bmm(d_scores.mT, query, out=d_key)
         found[0].mul_(ctx.scaling)
-        d_q, d_k, d_v = (x.to(ctx.dtype).index_select(0, back).view_as(d_output) for x in found)
+        d_q, d_k, d_v = (x.to(ctx.dtype).index_select(0, windows.back).view_as(d_output) for x in found)
         return d_q, d_k, d_v, None, None, None
+
+
+def _of_run(run: tuple[int, slice], *rows: torch.Tensor) -> list[torch.Tensor]:
+    """(n_windows * n_heads, length, width) of each."""
+    length, place = run
+    return [x[place].view(-1, length, x.shape[1]) for x in rows]
 
 
 def _rows(pieces: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ from .dropout import replace_dropout
 from .families import family_of
 from .layer_mix import LayerMix
 from .learning_rates import LearningRates
+from .linear import packed, product_dtype, replace_linear
 from .packing import pack
 from .pieces import Pieces
 
@@ -61,7 +62,9 @@ def make_encoder(
         net.set_attn_implementation("eager")  # the fused kernels never hold the matrices
     elif family_of(net.config).unpadded:
         net.set_attn_implementation(attention.NAME)
+        net.embeddings.register_forward_hook(_narrowed)
     replace_dropout(net)
+    replace_linear(net)
     net.get_input_embeddings().sparse = True  # a batch uses few rows of that table
     return Model(
         "transformer",
@@ -143,6 +146,12 @@ def _autocast(precision: str, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=halved, enabled=halved is not None)
 
 
+def _narrowed(embeddings: Any, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
+    """In prediction on a CPU, what flows from layer to layer has the precision of their products: less to move."""
+    wide = embeddings.training or torch.is_grad_enabled() or output.device.type != "cpu"
+    return output if wide else output.to(product_dtype(output))
+
+
 def _forward(model: Model, docs: list[Pieces], is_train: bool) -> tuple[list[Encoded], Callable]:
     net, mix = model.shims[0]._model, next((shim._model for shim in model.shims[1:]), None)
     net.train(is_train)
@@ -158,7 +167,8 @@ def _forward(model: Model, docs: list[Pieces], is_train: bool) -> tuple[list[Enc
     passes: list[_Pass] = []
     layers = _Layers(batch, model.attrs["hidden_states"], model.attrs["attentions"])
     kept = 0
-    with _autocast(precision, batch.device):
+    several = not is_train and len(batch.ids) > budget
+    with _autocast(precision, batch.device), packed(net, budget) if several else nullcontext():
         for windows in pack(batch.lengths, budget, padded=not batch.unpadded):
             step = _Pass(net, mix, batch, windows, precision, ask)
             kept += step.layout.size
@@ -205,7 +215,7 @@ class _Batch:
         self.docs = docs
         weights = next(net.parameters())
         self.device, self.dtype = weights.device, weights.dtype
-        family = family_of(net.config)
+        self.config, family = net.config, family_of(net.config)
         self.unpadded = family.unpadded and not attentions and self.device.type == "cpu"
         self.first_position = family.reserved_positions
         self.pad = net.config.pad_token_id or 0
@@ -241,7 +251,10 @@ class _Batch:
         if self.typed:
             inputs["token_type_ids"] = grid(self.types[rows])
         if self.unpadded:
-            inputs |= {"position_ids": grid(within + self.first_position), "windows": attention.Windows(lengths)}
+            inputs |= {
+                "position_ids": grid(within + self.first_position),
+                "windows": attention.Windows(lengths, self.config.num_attention_heads),
+            }
         elif len(rows) < inputs["input_ids"].numel():  # without padding no mask is needed, and attention is cheaper
             inputs["attention_mask"] = grid(np.ones_like(rows))
         return _Layout(

@@ -24,7 +24,7 @@ def one_by_one(q, k, v, lengths):
 @given(lengths)
 def test_each_window_looks_at_itself_alone(lengths):
     ours, theirs = qkv(sum(lengths)), qkv(sum(lengths))
-    found = Attention.apply(*ours, Windows(np.array(lengths)), 0.5, 0.0)
+    found = Attention.apply(*ours, Windows(np.array(lengths), HEADS), 0.5, 0.0)
     wanted = one_by_one(*theirs, lengths)
     torch.testing.assert_close(found, wanted)
     gradient = torch.linspace(-1, 1, wanted.numel()).view_as(wanted)
@@ -36,7 +36,7 @@ def test_each_window_looks_at_itself_alone(lengths):
 
 @pytest.mark.parametrize("rate", [0.0, 0.3])
 def test_its_gradient_is_that_of_finite_differences(rate):
-    windows = Windows(np.array([4, 2, 2, 1]))
+    windows = Windows(np.array([4, 2, 2, 1]), HEADS)
 
     def attend(*inputs):
         torch.manual_seed(0)  # the same draws each time
@@ -49,7 +49,7 @@ def test_its_gradient_is_that_of_finite_differences(rate):
 def test_bf16_comes_back_as_bf16_and_is_near(length):
     lengths = [length, 3]
     ours, theirs = qkv(sum(lengths), torch.bfloat16), qkv(sum(lengths))
-    found = Attention.apply(*ours, Windows(np.array(lengths)), 0.5, 0.0)
+    found = Attention.apply(*ours, Windows(np.array(lengths), HEADS), 0.5, 0.0)
     assert found.dtype == torch.bfloat16
     torch.testing.assert_close(found.float(), one_by_one(*theirs, lengths), atol=0.03, rtol=0.03)
     found.sum().backward()
@@ -59,6 +59,6 @@ def test_bf16_comes_back_as_bf16_and_is_near(length):
 def test_dropout_leaves_the_mean_of_what_is_given():
     torch.manual_seed(0)
     q, k, _ = qkv(400)
-    found = Attention.apply(q, k, torch.ones_like(q), Windows(np.array([20] * 20)), 0.5, 0.25)
+    found = Attention.apply(q, k, torch.ones_like(q), Windows(np.array([20] * 20), HEADS), 0.5, 0.25)
     assert found.std() > 0.05
     assert float(found.detach().mean()) == pytest.approx(1, abs=0.02)

@@ -1,0 +1,102 @@
+"""Linear layers by oneDNN on CPUs: it uses all of their vector units, where PyTorch's BLAS may use half of them.
+
+An activation that follows is computed in the same pass over memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.nn.functional import gelu, linear
+from transformers.activations import GELUActivation
+
+# What transformers call an activation, and the layer before it.
+BEFORE = {"intermediate_act_fn": "dense", "activation": "lin1"}
+
+_onednn = torch.ops.mkldnn
+
+
+class Linear(torch.nn.Linear):
+    """PyTorch's by another road, and GELU where `gelu` is set."""
+
+    gelu = False
+    packed: tuple[torch.Tensor, torch.Tensor | None] | None = None  # weight, bias
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        dtype = product_dtype(input)
+        known = _computes(input.device, dtype)
+        if torch.is_grad_enabled() or not known:
+            product = _Linear.apply if known and dtype == input.dtype == torch.float32 else linear
+            output = product(input, self.weight, self.bias)
+            return gelu(output) if self.gelu else output
+        weight, bias = self.packed or (self.weight.to(dtype), None if self.bias is None else self.bias.to(dtype))
+        return _onednn._linear_pointwise(input.to(dtype), weight, bias, "gelu" if self.gelu else "none", [], "none")
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        ctx.save_for_backward(input, weight)
+        return _product(input, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple:
+        input, weight = ctx.saved_tensors
+        of_input, of_weight, of_bias = ctx.needs_input_grad
+        rows, d_rows = input.flatten(0, -2), gradient.flatten(0, -2)
+        return (
+            _product(gradient, weight.T) if of_input else None,
+            _product(d_rows.T, rows.T) if of_weight else None,
+            d_rows.sum(0) if of_bias else None,
+        )
+
+
+def _product(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    return _onednn._linear_pointwise(input, weight, bias, "none", [], "none")
+
+
+def product_dtype(values: torch.Tensor) -> torch.dtype:
+    """That in which products of these are computed."""
+    kind = values.device.type
+    cast = torch.is_autocast_enabled(kind) and values.dtype != torch.float64
+    return torch.get_autocast_dtype(kind) if cast else values.dtype
+
+
+def _computes(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether oneDNN does here."""
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and _onednn._is_mkldnn_bf16_supported())
+
+
+def replace_linear(net: torch.nn.Module) -> None:
+    """Make every linear layer one of these, and let it compute the GELU that follows."""
+    for module in net.modules():
+        if type(module) is torch.nn.Linear:
+            module.__class__ = Linear
+        for name, before in BEFORE.items():
+            if type(getattr(module, name, None)) is GELUActivation and hasattr(module, before):
+                setattr(module, name, torch.nn.Identity())
+                getattr(module, before).gelu = True
+
+
+@contextmanager
+def packed(net: torch.nn.Module, rows: int) -> Iterator[None]:
+    """Within, passes without gradients read weights as oneDNN wants them to lie. It pays for several passes.
+
+    rows: of the input, about.
+    """
+    layers = [module for module in net.modules() if isinstance(module, Linear)]
+    for layer in layers:
+        dtype = product_dtype(layer.weight)
+        if _computes(layer.weight.device, dtype):
+            weight = _onednn._reorder_linear_weight(layer.weight.detach().to(dtype), rows)
+            layer.packed = weight, None if layer.bias is None else layer.bias.detach().to(dtype)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.packed = None
