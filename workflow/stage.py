@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import json
 import platform
@@ -64,7 +63,6 @@ def _execute(stage: dag.Stage, run: Run, settings: params.Params) -> None:
         "git_commit": _git_commit(),
         "started": datetime.now(UTC).isoformat(timespec="milliseconds"),
     }
-    gc.freeze()  # what is imported stays; looking through it again and again took a third of cutting texts
     begin, used = time.perf_counter(), energy.Energy()
     try:
         with energy.metered(settings.carbon.country, settings.carbon.pue, used):

@@ -31,10 +31,10 @@ def step(optimizer: Optimizer, key: Key, weights: torch.nn.Parameter, rate: floa
         return
     gradient = gradient.coalesce()
     rows = gradient.indices()[0]
-    used = [table[rows] for table in tables]
+    used = [table.index_select(0, rows) for table in tables]
     _adam(optimizer, optimizer.nr_update[key], rate, gradient.values(), *used)
     for table, part in zip(tables, used, strict=True):
-        table[rows] = part
+        table.index_copy_(0, rows, part)
 
 
 def _is_plain_adam(optimizer: Optimizer) -> bool:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,7 +14,27 @@ from .alignment import counted
 from .dropout import draw, keep
 
 NAME = "rootstock"  # for set_attn_implementation
+ALIKE = 0.8  # of the longest window that is computed with it: less padding costs more calls
 LONG = 128  # pieces; products of smaller matrices, and their softmax, are faster in fp32 than in halves of it
+
+
+class Run(NamedTuple):
+    """Windows that are computed together, as the longest of them is: the others have padding."""
+
+    rows: slice
+    length: int
+    padding: torch.Tensor | None  # bool (n_windows, 1, 1, length); None where there is none
+
+    def of(self, *rows: torch.Tensor) -> list[torch.Tensor]:
+        """Its rows of each: (n_windows * n_heads, length, width)."""
+        return [x[self.rows].view(-1, self.length, x.shape[1]) for x in rows]
+
+    def weights(self, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        """(n_windows * n_heads, length, length)"""
+        scores = torch.bmm(query, key.mT)
+        if self.padding is not None:
+            scores.view(len(self.padding), -1, *scores.shape[1:]).masked_fill_(self.padding, float("-inf"))
+        return torch.softmax(scores, -1)
 
 
 class Windows:
@@ -23,18 +42,23 @@ class Windows:
 
     def __init__(self, lengths: np.ndarray, n_heads: int) -> None:
         """lengths (int, Shape (n_windows,)): the longest first."""
-        starts = np.cumsum(lengths) - lengths
-        first, length = (np.repeat(x, lengths)[:, None] for x in (starts * n_heads, lengths))
-        back = (first + length * np.arange(n_heads) + counted(lengths)[:, None]).ravel()
-        there = np.empty_like(back)
-        there[back] = np.arange(len(back))
-        self.there, self.back = torch.from_numpy(there), torch.from_numpy(back)  # rows of pieces and heads
         self.longest = int(lengths[0])
-        # Windows of one length, which are computed together: that length, and their rows.
-        self.runs: list[tuple[int, slice]] = []
-        for size, group in groupby(lengths.tolist()):
-            start = self.runs[-1][1].stop if self.runs else 0
-            self.runs.append((size, slice(start, start + size * n_heads * len(list(group)))))
+        self.runs: list[Run] = []
+        padded = np.empty_like(lengths)
+        first, row = 0, 0
+        while first < len(lengths):
+            length = int(lengths[first])
+            last = first + int(np.count_nonzero(lengths[first:] >= ALIKE * length))
+            padding = torch.from_numpy(np.arange(length) >= lengths[first:last, None])[:, None, None]
+            rows = slice(row, row + (last - first) * length * n_heads)
+            self.runs.append(Run(rows, length, padding if lengths[last - 1] < length else None))
+            padded[first:last] = length
+            first, row = last, rows.stop
+        starts, lines = (np.repeat(x, lengths)[:, None] for x in ((np.cumsum(padded) - padded) * n_heads, padded))
+        back = (starts + lines * np.arange(n_heads) + counted(lengths)[:, None]).ravel()
+        there, unused = np.zeros(row, "int64"), np.ones(row, bool)  # padding reads whatever comes first
+        there[back], unused[back] = np.arange(len(back)), False
+        self.there, self.back, self.unused = map(torch.from_numpy, (there, back, np.flatnonzero(unused)))
 
     def precision(self, dtype: torch.dtype) -> torch.dtype:
         """For products of matrices of this type."""
@@ -54,9 +78,9 @@ class Attention(torch.autograd.Function):
         queries.mul_(scaling)
         output, saved, masks = torch.empty_like(values), [], []
         for run in windows.runs:
-            query, key, value, target = _of_run(run, queries, keys, values, output)
-            weights = torch.softmax(torch.bmm(query, key.mT), -1)
-            mask = draw(weights.numel(), rate, q.device).view_as(weights) if rate else None
+            query, key, value, target = run.of(queries, keys, values, output)
+            weights = run.weights(query, key)
+            mask = draw(weights, rate) if rate else None
             torch.bmm(keep(weights, mask, rate), value, out=target)
             saved.append(weights)
             masks.append(mask)
@@ -70,11 +94,11 @@ class Attention(torch.autograd.Function):
         """The gradients of q, k, v."""
         windows = ctx.windows
         queries, keys, values, *saved = ctx.saved_tensors
-        gradient = _rows(d_output).index_select(0, windows.there).to(queries.dtype)
+        gradient = _rows(d_output).index_select(0, windows.there).to(queries.dtype).index_fill_(0, windows.unused, 0)
         found = [torch.empty_like(x) for x in (queries, keys, values)]
         for weights, mask, run in zip(saved, ctx.masks, windows.runs, strict=True):
-            query, key, value, d_run = _of_run(run, queries, keys, values, gradient)
-            d_query, d_key, d_value = _of_run(run, *found)
+            query, key, value, d_run = run.of(queries, keys, values, gradient)
+            d_query, d_key, d_value = run.of(*found)
             torch.bmm(keep(weights, mask, ctx.rate).mT, d_run, out=d_value)
             d_weights = keep(torch.bmm(d_run, value.mT), mask, ctx.rate)
             d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype)
@@ -83,12 +107,6 @@ class Attention(torch.autograd.Function):
         found[0].mul_(ctx.scaling)
         d_q, d_k, d_v = (x.to(ctx.dtype).index_select(0, windows.back).view_as(d_output) for x in found)
         return d_q, d_k, d_v, None, None, None
-
-
-def _of_run(run: tuple[int, slice], *rows: torch.Tensor) -> list[torch.Tensor]:
-    """(n_windows * n_heads, length, width) of each."""
-    length, place = run
-    return [x[place].view(-1, length, x.shape[1]) for x in rows]
 
 
 def _rows(pieces: torch.Tensor) -> torch.Tensor:

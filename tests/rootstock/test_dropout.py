@@ -4,17 +4,19 @@ import torch
 from rootstock.dropout import Dropout, draw, replace_dropout, set_dropout
 
 
-@pytest.mark.parametrize("rate", [0.0, 0.1, 0.5, 1.0])
-def test_the_share_that_is_kept(rate):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rate", [1e-9, 0.1, 0.5, 0.99999, 1.0])
+def test_the_share_that_is_kept(rate, dtype):
     torch.manual_seed(0)
-    kept = draw(400_001, rate, torch.device("cpu"))
-    assert kept.shape == (400_001,)
+    kept = draw(torch.empty(3, 133_333, dtype=dtype), rate)
+    assert kept.shape == (3, 133_333) and kept.dtype == dtype
+    assert set(kept.unique().tolist()) <= {0, 1}
     assert float(kept.float().mean()) == pytest.approx(1 - rate, abs=0.003)
 
 
 def test_each_number_is_drawn_for_itself():
     torch.manual_seed(0)
-    kept = draw(400_000, 0.5, torch.device("cpu")).float()
+    kept = draw(torch.empty(400_000), 0.5)
     for distance in (1, 2, 3, 4):  # four share a draw of 64 bits
         assert float((kept[:-distance] == kept[distance:]).float().mean()) == pytest.approx(0.5, abs=0.003)
 
