@@ -11,7 +11,7 @@ import spacy
 import srsly
 from tqdm import tqdm
 
-from . import scores
+from . import features, scores
 from .params import Params
 from .predictions import Prediction, arrays, predict
 from .stage import main, set_torch, write_json
@@ -24,8 +24,8 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
     labels = list(nlp.get_pipe("trf_textcat").labels)
     metrics: dict[str, Any] = {}
     for split in ("dev", "test"):
-        folder = inputs[f"wordpieces/{split}"]
-        stream, total = predict(nlp, folder, labels), srsly.read_json(folder / "report.json")["documents"]
+        total = srsly.read_json(inputs[f"wordpieces/{split}"] / "report.json")["documents"]
+        stream = predict(nlp, features.folder(inputs, split, nlp), labels)
         predictions = list(tqdm(stream, split, total, unit=" docs", disable=None))
         gold, predicted = arrays(predictions)
         metrics[split] = scores.summarize(

@@ -19,8 +19,9 @@ from tqdm import tqdm
 
 from rootstock import distributed
 
-from . import energy, processes, scores, shards, tracking
+from . import energy, features, processes, scores, shards, tracking
 from .params import Finetune, Params
+from .pipeline import build
 from .predictions import arrays, predict
 from .stage import main, set_torch, write_json
 
@@ -36,15 +37,16 @@ def train(
     params: Params, inputs: dict[str, Path], outputs: dict[str, Path], spent_g: Callable[[], float]
 ) -> dict[str, Any]:
     """In each process; the first scores dev, saves the pipeline and logs."""
-    out, train_docs, dev_docs = outputs["model"], inputs["wordpieces/train"], inputs["wordpieces/dev"]
+    out = outputs["model"]
     first = processes.rank() == 0
     set_torch(params, processes.rank(), params.finetune.processes)
-    report = srsly.read_json(train_docs / "report.json")
+    report = srsly.read_json(inputs["wordpieces/train"] / "report.json")
     labels, n_train = report["labels"], report["documents"]
     nlp = build(params, inputs["weights"], labels)
     if not first:
         spacy.util.fix_random_seed(params.seed + processes.rank())  # dropout of its own
 
+    train_docs, dev_docs = (features.folder(inputs, split, nlp) for split in ("train", "dev"))
     settings, budget = params.finetune, params.carbon.budget_g
     steps_per_epoch = math.ceil(n_train / settings.batch_size)
     steps = steps_per_epoch * settings.epochs
@@ -94,20 +96,6 @@ def train(
     if overrun:
         print(f"stopped after {step} of {steps} steps: carbon.budget_g, {budget:g} g of CO2, is spent")
     return {"mlflow_run": run_.run_id, "steps": step, "steps_planned": steps}
-
-
-def build(params: Params, weights: Path, labels: list[str]) -> Language:
-    """The pipeline to train."""
-    nlp = spacy.blank(params.language)
-    pieces = params.wordpiece.model_dump(include={"spans", "long_sentences"})
-    nlp.add_pipe("trf_wordpiecer", config={"weights": str(weights), **pieces})
-    tok2vec = params.finetune.model_dump(include={"trainable", "precision", "saved_precision"})
-    tok2vec["words_per_batch"] = params.wordpiece.words_per_batch
-    nlp.add_pipe("trf_tok2vec", config={"weights": str(weights), **tok2vec})
-    textcat = nlp.add_pipe("trf_textcat", config={"exclusive_classes": params.data.exclusive, "seed": params.seed})
-    for label in labels:
-        textcat.add_label(label)
-    return nlp
 
 
 def make_optimizer(settings: Finetune, steps: int) -> Optimizer:

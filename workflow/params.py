@@ -42,6 +42,10 @@ class Wordpiece(_Section):
     words_per_batch: Annotated[int, Field(ge=1)]
 
 
+class Encode(_Section):
+    features: bool
+
+
 class Finetune(_Section):
     trainable: bool
     epochs: Annotated[int, Field(ge=1)]
@@ -91,6 +95,7 @@ class Params(_Section):
     data: Data
     sentencize: Sentencize
     wordpiece: Wordpiece
+    encode: Encode
     finetune: Finetune
     sweep: Annotated[dict[PointName, dict[str, Any]], Field(min_length=1)]
     evaluate: Evaluate

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from spacy.language import Language
 
-from . import shards
+from . import features, shards
 
 BATCH = 128  # documents; package's check uses the same, so that the same numbers come out
 
@@ -31,7 +31,8 @@ def predict(nlp: Language, folder: Path, labels: list[str]) -> Iterator[Predicti
             yield doc, gold
 
     for doc, gold in nlp.pipe(unlabelled(), as_tuples=True, batch_size=BATCH):
-        yield Prediction(doc.user_data[shards.ROW], doc.text, gold, [doc.cats[label] for label in labels])
+        text = doc.user_data.get(features.TEXT, doc.text)
+        yield Prediction(doc.user_data[shards.ROW], text, gold, [doc.cats[label] for label in labels])
 
 
 def arrays(predictions: list[Prediction]) -> tuple[np.ndarray, np.ndarray]:

@@ -9,6 +9,7 @@ from . import alignment
 from .pieces import Pieces
 
 OUTPUTS = "trf_outputs"  # doc.user_data: what the model gave, under the names of Transformers
+ROWS = "trf_rows"  # doc.user_data: what the head classifies, of a transformer that does not change
 GRADIENTS = "trf_gradients"  # doc.user_data: what the heads want changed
 
 

@@ -17,6 +17,7 @@ from spacy.vocab import Vocab
 from thinc.api import Linear, Model, chain, get_array_module, list2ragged, with_array
 from thinc.types import Ragged
 
+from . import attributes
 from .families import classifier_of
 from .head import Head
 from .hidden import hidden_layer, set_hidden
@@ -73,7 +74,12 @@ class TrfTextCat(BytesOfFolder, Head):
         self.model = chain(list2ragged(), with_array(scorer), mean_of_rows(self.exclusive_classes))
 
     def rows(self, doc: Doc) -> Rows:
-        """What is classified, and its backward pass."""
+        """What is classified, and its backward pass.
+
+        A Doc may bring it along in `user_data["trf_rows"]`, as a frozen transformer gave it: array (n_rows, width).
+        """
+        if self.tok2vec is not None and self.tok2vec.spares(doc):
+            return self.model.ops.asarray2f(doc.user_data[attributes.ROWS]), lambda d_rows: None
         name = self.head
         if name == "native":
             assert self.tok2vec is not None

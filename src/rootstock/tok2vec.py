@@ -1,7 +1,7 @@
 """`trf_tok2vec`: run the transformer over the sentences and set `doc.tensor`, vectors and the `._.trf_*` outputs."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
@@ -153,11 +153,20 @@ class TransformerTok2Vec(BytesOfFolder, TrainablePipe):
 
     # Prediction.
 
-    def predict(self, docs: Iterable[Doc]) -> "list[Encoded]":
-        return self.model.predict([Pieces.of(doc) for doc in docs])
+    def spares(self, doc: Doc) -> bool:
+        """Whether nothing is computed for a Doc: it has brought along what its head reads of a frozen transformer."""
+        return attributes.ROWS in doc.user_data and not self.trainable
 
-    def set_annotations(self, docs: Iterable[Doc], encoded: "list[Encoded]") -> None:
+    def predict(self, docs: Iterable[Doc]) -> "list[Encoded | None]":
+        """None for a Doc that is spared."""
+        docs = list(docs)
+        encoded = iter(self.model.predict([Pieces.of(doc) for doc in docs if not self.spares(doc)]))
+        return [None if self.spares(doc) else next(encoded) for doc in docs]
+
+    def set_annotations(self, docs: Iterable[Doc], encoded: "Sequence[Encoded | None]") -> None:
         for doc, output in zip(docs, encoded, strict=True):
+            if output is None:
+                continue
             doc.tensor = output.tensor
             doc.user_data[attributes.OUTPUTS] = {
                 name: value for name, value in output._asdict().items() if name != "tensor" and value is not None

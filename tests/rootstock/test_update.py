@@ -10,6 +10,7 @@ from spacy.training import Example
 from thinc.api import SGD
 
 from rootstock.alignment import entries
+from rootstock.attributes import ROWS
 from rootstock.pieces import Pieces
 from rootstock.pooling import POOLING
 
@@ -241,3 +242,26 @@ def test_a_step_after_loading_equals_one_without(tiny, tmp_path):
         one.update(examples(one, BATCHES[1]), sgd=sgd())
     for name, value in net_of(nlp).state_dict().items():
         assert torch.equal(net_of(loaded).state_dict()[name], value), name
+
+
+def test_a_frozen_transformer_spares_documents_that_bring_what_the_head_reads(tiny):
+    """The same head comes out, and nothing is computed; a transformer that learns computes all the same."""
+    plain, reduced, learning = (build(tiny, trainable=trainable) for trainable in (False, False, True))
+    texts = [text for batch in BATCHES for text, _ in batch]
+    rows = {doc.text: plain.get_pipe("textcat").rows(doc)[0] for doc in plain.pipe(texts)}
+    for batch in BATCHES:
+        plain.update(examples(plain, batch), sgd=sgd())
+        for nlp in (reduced, learning):
+            made = examples(nlp, batch)
+            for example in made:
+                example.predicted.user_data[ROWS] = rows[example.text]
+            nlp.update(made, sgd=sgd())
+    heads = [nlp.get_pipe("textcat").linear.get_param("W") for nlp in (plain, reduced, learning)]
+    np.testing.assert_allclose(heads[1], heads[0], atol=1e-6)
+    assert np.abs(heads[2] - heads[0]).max() > 1e-4
+    docs = [reduced.make_doc(text) for text in rows]
+    for doc in docs:
+        doc.user_data[ROWS] = rows[doc.text]
+    for doc, other in zip(reduced.pipe(docs), plain.pipe(rows), strict=True):
+        assert len(doc.tensor) == 0 and doc._.trf_last_hidden_state is None and len(other.tensor) == len(other)
+        assert doc.cats == pytest.approx(other.cats, abs=1e-6)
