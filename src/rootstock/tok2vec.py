@@ -160,7 +160,8 @@ class TransformerTok2Vec(BytesOfFolder, TrainablePipe):
     def predict(self, docs: Iterable[Doc]) -> "list[Encoded | None]":
         """None for a Doc that is spared."""
         docs = list(docs)
-        encoded = iter(self.model.predict([Pieces.of(doc) for doc in docs if not self.spares(doc)]))
+        pieces = [Pieces.of(doc) for doc in docs if not self.spares(doc)]
+        encoded = iter(self.model.predict(pieces) if pieces else [])
         return [None if self.spares(doc) else next(encoded) for doc in docs]
 
     def set_annotations(self, docs: Iterable[Doc], encoded: "Sequence[Encoded | None]") -> None:
@@ -234,7 +235,7 @@ class TransformerTok2Vec(BytesOfFolder, TrainablePipe):
             self.head_updated("")
 
     def _step(self, sgd: Optimizer) -> None:
-        if self._backprop is None and self.model.shims:
+        if self._backprop is None and self.model.shims and self.trainable:
             self.model.attrs["loss_scale"].unscale(self.model)
             self.model.finish_update(sgd)
 
