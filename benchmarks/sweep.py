@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from . import data
 from .report import Report
 from .turns import Contender, Goal, Measured, numbers, take_turns
@@ -13,7 +15,11 @@ def run(full: bool) -> Report:
     report = Report("sweep")
     sizes = {"sst2": 5000, "imdb": 1000} if full else {"sst2": 2000, "imdb": 200}
     for corpus, documents in sizes.items():
-        settings = {"weights": data.WEIGHTS, "path": data.SHARED / corpus / "train.jsonl", "documents": documents}
+        settings: dict[str, Any] = {
+            "weights": data.WEIGHTS,
+            "path": data.SHARED / corpus / "train.jsonl",
+            "documents": documents,
+        }
         contenders = [
             Contender(name, "benchmarks.heads:Heads", heads=heads, **settings) for name, heads in ((MANY, 20), (ONE, 1))
         ]

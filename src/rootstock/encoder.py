@@ -7,8 +7,10 @@ so one huge document is as bounded as many small ones.
 
 from __future__ import annotations
 
+import ctypes
 import inspect
 import os
+import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -30,6 +32,10 @@ from .pieces import Pieces
 
 # A forked child, as of `nlp.pipe(n_process=2)`, has OpenMP's locks but not its threads, and would wait for them.
 os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
+
+
+MANY = 8  # packs: a batch of so many is a huge document, and memory counts for more than time
+_libc = ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
 
 
 class Encoded(NamedTuple):
@@ -134,6 +140,18 @@ def has_fast_bf16(device: torch.device) -> bool:
     return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
+def _trim() -> None:
+    """Give free memory back to the system: pieces of it that no array fits into would add up to gigabytes."""
+    if _libc is not None:
+        _libc.malloc_trim(0)
+
+
+def _coalesce(table: torch.nn.Parameter) -> None:
+    """A row of its gradient for each that was used; or it would have one for each piece of the batch."""
+    if table.grad is not None and table.grad.is_sparse:
+        table.grad = table.grad.coalesce()
+
+
 def _values(gradient: torch.Tensor) -> torch.Tensor:
     return gradient.coalesce().values() if gradient.is_sparse else gradient
 
@@ -181,9 +199,14 @@ def _forward(model: Model, docs: list[Pieces], is_train: bool) -> tuple[list[Enc
                 passes.append(step)
 
     def backprop(d_docs: list[tuple[Any, Any]]) -> list:
-        d_rows, d_pooled = (None if d is None else d * scale.value for d in batch.split_gradients(d_docs))
+        d_rows, d_pooled = batch.split_gradients(d_docs, scale.value)
+        passes.reverse()  # those that were kept go first, and leave their memory to what is computed again
+        many = len(passes) >= MANY
         while passes:
             passes.pop().backward(d_rows, d_pooled)
+            if many and len(passes) % (MANY // 2) == 0:
+                _coalesce(net.get_input_embeddings().weight)
+                _trim()
         return []
 
     return layers.add_to(batch.join_outputs(rows, pooled)), backprop
@@ -272,18 +295,22 @@ class _Batch:
         pools = np.split(torch2xp(self.sentences.mean(pooled)), self.sentence_ends[:-1])
         return [Encoded(*parts) for parts in zip(tensors, hiddens, pools, strict=True)]
 
-    def split_gradients(self, d_docs: list[tuple[Any, Any]]) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    def split_gradients(
+        self, d_docs: list[tuple[Any, Any]], scale: float
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         d_hidden = self._stack([d[0] for d in d_docs], [len(d.ids) for d in self.docs])
         d_pool = self._stack([d[1] for d in d_docs], [d.n_sentences for d in self.docs])
         return (
-            None if d_hidden is None else self.pieces.mean_backward(d_hidden),
-            None if d_pool is None else self.sentences.mean_backward(d_pool),
+            None if d_hidden is None else self.pieces.mean_backward(d_hidden, scale),
+            None if d_pool is None else self.sentences.mean_backward(d_pool, scale),
         )
 
     def _stack(self, parts: list[Any], sizes: list[int]) -> torch.Tensor | None:
         width = next((part.shape[1] for part in parts if part is not None), None)
         if width is None:
             return None
+        if len(parts) == 1:
+            return xp2torch(parts[0], device=self.device)
         zeros = torch.zeros(max(sizes), width, device=self.device, dtype=self.dtype)
         return torch.cat(
             [
@@ -320,7 +347,9 @@ class _Merge:
             return rows
         return rows.new_zeros(self.size, rows.shape[1]).index_add_(0, self.index, rows) * self.weights
 
-    def mean_backward(self, gradient: torch.Tensor) -> torch.Tensor:
+    def mean_backward(self, gradient: torch.Tensor, scale: float) -> torch.Tensor:
+        if scale != 1.0:
+            gradient = gradient * scale
         return gradient if self.trivial else (gradient * self.weights)[self.index]
 
 
