@@ -1,11 +1,11 @@
-"""python -m benchmarks [--full] [floor encode finetune sweep workflow memory]"""
+"""python -m benchmarks [--full] [floor encode finetune sweep workflow memory growth]"""
 
 import argparse
 import importlib
 
 from .report import RESULTS
 
-NAMES = ("floor", "encode", "finetune", "sweep", "workflow", "memory")
+NAMES = ("floor", "encode", "finetune", "sweep", "workflow", "memory", "growth")
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Writes benchmarks/results.")

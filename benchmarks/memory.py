@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import cycle, islice
 from typing import Any
 
@@ -13,7 +12,6 @@ from .turns import Contender, Goal, Measured, numbers, take_turns
 
 def run(full: bool) -> Report:
     report = Report("memory")
-    _measure(report, "documents", (10_000, 30_000, 100_000) if full else (3_000, 10_000), "encode", 1.1)
     for job in ("encode", "train"):
         _measure(report, "kB document", (10, 1000 if full else 300), job, 1.5)
         _measure(report, "kB sentence", (10, 100), job, 1.5)
@@ -51,18 +49,16 @@ class Job:
                 textcat.add_label(label)
 
     def __call__(self) -> dict[str, Any]:
-        self.work(texts(self.shape, self.size))
+        self.work(text(self.shape, self.size))
         return {}
 
-    def encode(self, texts: Iterator[str]) -> None:
-        for doc in self.nlp.pipe(texts):
-            assert len(doc.tensor)
+    def encode(self, text: str) -> None:
+        assert len(self.nlp(text).tensor)
 
-    def train(self, texts: Iterator[str]) -> None:
+    def train(self, text: str) -> None:
         from spacy.training import Example
 
         optimizer = self.nlp.resume_training()
-        [text] = texts
         for _ in range(2):  # the second step holds the optimizer's averages too
             self.nlp.update([Example.from_dict(self.nlp.make_doc(text), {"cats": CATS})], sgd=optimizer, drop=0.1)
 
@@ -70,14 +66,11 @@ class Job:
 CATS = {"A": 1.0, "B": 0.0}
 
 
-def texts(shape: str, size: int) -> Iterator[str]:
-    """Words of SST-2 as so many documents of five words, or as one of so many kB, with sentences or as one."""
+def text(shape: str, size: int) -> str:
+    """Words of SST-2 as one document of so many kB, with sentences or as one."""
     words = cycle(w for text in data.texts(data.SHARED / "sst2" / "train.jsonl") for w in text.split() if w.isalpha())
-    if shape == "documents":
-        yield from (" ".join(islice(words, 5)) for _ in range(size))
-    else:
-        long = " ".join(islice(words, size * 250))  # more than enough
-        if shape == "kB document":
-            each = long.split()
-            long = " ".join(" ".join(each[i : i + 20]) + "." for i in range(0, len(each), 20))
-        yield long[: size * 1000]
+    long = " ".join(islice(words, size * 250))  # more than enough
+    if shape == "kB document":
+        each = long.split()
+        long = " ".join(" ".join(each[i : i + 20]) + "." for i in range(0, len(each), 20))
+    return long[: size * 1000]

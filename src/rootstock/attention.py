@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch.autograd.function import once_differentiable
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -90,6 +91,7 @@ class Attention(torch.autograd.Function):
         return output.to(q.dtype).index_select(0, windows.back).view_as(q)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, d_output: torch.Tensor) -> tuple:
         """The gradients of q, k, v."""
         windows = ctx.windows
