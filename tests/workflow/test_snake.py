@@ -50,7 +50,7 @@ def by_dvc(project: Project) -> set[str]:
 
 
 def test_it_runs_every_stage_and_dvc_agrees(project):
-    assert "13 of 13 steps (100%) done" in project.log
+    assert "14 of 14 steps (100%) done" in project.log
     assert by_dvc(project) == by_snakemake(project) == set()
     again = project.call("dvc", "repro").stdout
     assert "Data and pipelines are up to date." in again and "Running" not in again

@@ -50,7 +50,7 @@ def test_a_run_for_each_result_and_a_child_for_each_stage(recorded, server):
     assert len(parents) == 2 and all(run.info.status == "FINISHED" for run in parents)
     assert parents[0].info.run_id in recorded.first
     first = children[parents[0].info.run_id]
-    stages = "download_weights sentencize@train sentencize@dev sentencize@test wordpiece@train wordpiece@dev wordpiece@test finetune@base evaluate@base"
+    stages = "download_weights sentencize@train sentencize@dev sentencize@test wordpiece@train wordpiece@dev wordpiece@test encode finetune@base evaluate@base"
     assert sorted(run.info.run_name for run in first) == sorted(stages.split())
     assert {run.data.tags["origin"] for run in first} == {COMPUTED}
     for name in ("energy/wh", "range/energy_wh_low", "range/energy_wh_high", "energy/co2_g", "energy/seconds"):
@@ -133,7 +133,7 @@ def test_a_record_that_broke_off_is_completed(recorded, server):
     again, whole = runs(server.uri)
     assert [run.info.run_id for run in again] == [run.info.run_id for run in parents]
     receipts = [run.data.tags[RECEIPT] for run in whole[last]]
-    assert len(receipts) == len(set(receipts)) == 9 and all(WHOLE in run.data.tags for run in whole[last])
+    assert len(receipts) == len(set(receipts)) == 10 and all(WHOLE in run.data.tags for run in whole[last])
     assert len(client(server.uri).search_model_versions("name = 'en_sample_sentiment'")) == 2
 
 
@@ -225,7 +225,7 @@ print("trained to the end")
         server.start()
         project.stage("ledger")
         [parent], children = runs(server.uri)
-        assert parent.info.run_id == run_id and len(children[run_id]) == 9
+        assert parent.info.run_id == run_id and len(children[run_id]) == 10
         for curve, metric in zip(
             lines, ("loss", "dev_loss") if "loss" in lines[0][0] else ("dev_loss", "loss"), strict=True
         ):
