@@ -13,13 +13,17 @@ from .turns import Contender, Measured, numbers, take_turns
 
 def run(full: bool) -> Report:
     report = Report("floor")
-    contenders = [Contender(precision, "benchmarks.floor:Rate", precision=precision) for precision in ("fp32", "bf16")]
+    contenders = [
+        Contender(f"{precision}, {by}", "benchmarks.floor:Rate", precision=precision, by=by)
+        for precision in ("fp32", "bf16")
+        for by in ("PyTorch", "oneDNN")
+    ]
     rates = numbers(take_turns(contenders, [{}] * (15 if full else 5)), "gflops")
-    report.add(Measured("matrix products of the model's own size", "GFLOP/s", "fp32", rates))
+    report.add(Measured("matrix products of the model's own size", "GFLOP/s", "fp32, PyTorch", rates))
     flop = flop_of_piece(30)
     pieces = [{name: rate * 1e9 / flop for name, rate in values.items()} for values in rates]
     what = f"pieces through the model, {flop / 1e6:.1f} MFLOP each, were there nothing but matrix products"
-    report.add(Measured(what, "pieces/s", "fp32", pieces))
+    report.add(Measured(what, "pieces/s", "fp32, PyTorch", pieces))
     return report
 
 
@@ -33,15 +37,18 @@ def flop_of_piece(length: int) -> float:
 
 
 class Rate:
-    """In the worker."""
+    """In the worker. by: PyTorch's linear layer, or ours."""
 
-    def __init__(self, precision: str) -> None:
+    def __init__(self, precision: str, by: str) -> None:
         import torch
+
+        from rootstock.linear import Linear
 
         config = json.loads((data.WEIGHTS / "config.json").read_text())
         shape = (3000, config["hidden_size"], config["intermediate_size"])  # a pack of pieces, in and out
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
-        self.pieces, self.weights = torch.rand(*shape[:2]).to(dtype), torch.rand(*shape[:0:-1]).to(dtype)
+        self.pieces = torch.rand(*shape[:2]).to(dtype)
+        self.layer = {"PyTorch": torch.nn.Linear, "oneDNN": Linear}[by](*shape[1:], bias=False).to(dtype)
         self.flop = 2 * shape[0] * shape[1] * shape[2]
         self()  # warms up
 
@@ -50,7 +57,7 @@ class Rate:
 
         repeats = 100
         start = time.perf_counter()
-        with torch.inference_mode():
+        with torch.no_grad():
             for _ in range(repeats):
-                torch.nn.functional.linear(self.pieces, self.weights)
+                self.layer(self.pieces)
         return {"gflops": repeats * self.flop / (time.perf_counter() - start) / 1e9}

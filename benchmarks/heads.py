@@ -17,7 +17,7 @@ class Heads:
     def __init__(self, weights: str, path: str, documents: int, heads: int) -> None:
         import spacy
 
-        self.rows, self.heads, self.spacy = rows(path, documents), heads, spacy
+        self.rows, self.heads = rows(path, documents), heads
         self.nlp = spacy.blank("en")
         self.nlp.add_pipe("trf_wordpiecer", config={"weights": weights})
         self.nlp.add_pipe("trf_tok2vec", config={"weights": weights, "trainable": False})
