@@ -13,10 +13,12 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .alignment import counted
 from .dropout import draw, keep
+from .linear import computes
 
 NAME = "rootstock"  # for set_attn_implementation
 ALIKE = 0.8  # of the longest window that is computed with it: less padding costs more calls
-LONG = 128  # pieces; products of smaller matrices, and their softmax, are faster in fp32 than in halves of it
+MOST = 2**19  # attention weights that are computed together: more would leave the cache between one step and the next
+LARGE = 2000  # pieces in a pack, from which on products in halves of fp32 are worth their casts
 
 
 class Run(NamedTuple):
@@ -35,7 +37,7 @@ class Run(NamedTuple):
         scores = torch.bmm(query, key.mT)
         if self.padding is not None:
             scores.view(len(self.padding), -1, *scores.shape[1:]).masked_fill_(self.padding, float("-inf"))
-        return torch.softmax(scores, -1)
+        return torch.softmax(_wide(scores), -1).to(query.dtype)
 
 
 class Windows:
@@ -43,13 +45,14 @@ class Windows:
 
     def __init__(self, lengths: np.ndarray, n_heads: int) -> None:
         """lengths (int, Shape (n_windows,)): the longest first."""
-        self.longest = int(lengths[0])
+        self.large = lengths.sum() >= LARGE
         self.runs: list[Run] = []
         padded = np.empty_like(lengths)
         first, row = 0, 0
         while first < len(lengths):
             length = int(lengths[first])
-            last = first + int(np.count_nonzero(lengths[first:] >= ALIKE * length))
+            alike = int(np.count_nonzero(lengths[first:] >= ALIKE * length))
+            last = first + min(alike, max(1, MOST // (n_heads * length**2)))
             padding = torch.from_numpy(np.arange(length) >= lengths[first:last, None])[:, None, None]
             rows = slice(row, row + (last - first) * length * n_heads)
             self.runs.append(Run(rows, length, padding if lengths[last - 1] < length else None))
@@ -61,9 +64,10 @@ class Windows:
         there[back], unused[back] = np.arange(len(back)), False
         self.there, self.back, self.unused = map(torch.from_numpy, (there, back, np.flatnonzero(unused)))
 
-    def precision(self, dtype: torch.dtype) -> torch.dtype:
-        """For products of matrices of this type."""
-        return torch.float32 if dtype.itemsize == 2 and self.longest < LONG else dtype
+    def precision(self, of: torch.Tensor) -> torch.dtype:
+        """In which products of these are computed."""
+        fast = of.dtype.itemsize > 2 or (self.large and computes(of.device, of.dtype))
+        return of.dtype if fast else torch.float32
 
 
 class Attention(torch.autograd.Function):
@@ -74,7 +78,7 @@ class Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q: Any, k: Any, v: Any, windows: Windows, scaling: float, rate: float) -> torch.Tensor:
-        dtype = windows.precision(q.dtype)
+        dtype = windows.precision(q)
         queries, keys, values = (_rows(x).index_select(0, windows.there).to(dtype) for x in (q, k, v))
         queries.mul_(scaling)
         output, saved, masks = torch.empty_like(values), [], []
@@ -102,13 +106,18 @@ class Attention(torch.autograd.Function):
             query, key, value, d_run = run.of(queries, keys, values, gradient)
             d_query, d_key, d_value = run.of(*found)
             torch.bmm(keep(weights, mask, ctx.rate).mT, d_run, out=d_value)
-            d_weights = keep(torch.bmm(d_run, value.mT), mask, ctx.rate)
-            d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype)
+            d_weights, wide = _wide(keep(torch.bmm(d_run, value.mT), mask, ctx.rate)), _wide(weights)
+            d_scores = torch._softmax_backward_data(d_weights, wide, -1, wide.dtype).to(value.dtype)
             torch.bmm(d_scores, key, out=d_query)
             torch.bmm(d_scores.mT, query, out=d_key)
         found[0].mul_(ctx.scaling)
         d_q, d_k, d_v = (x.to(ctx.dtype).index_select(0, windows.back).view_as(d_output) for x in found)
         return d_q, d_k, d_v, None, None, None
+
+
+def _wide(values: torch.Tensor) -> torch.Tensor:
+    # A softmax of bf16 rows is several times slower on a CPU than that of fp32 rows.
+    return values.float() if values.dtype.itemsize == 2 else values
 
 
 def _rows(pieces: torch.Tensor) -> torch.Tensor:

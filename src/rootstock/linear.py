@@ -28,7 +28,7 @@ class Linear(torch.nn.Linear):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         dtype = product_dtype(input)
-        known = _computes(input.device, dtype)
+        known = computes(input.device, dtype)
         if torch.is_grad_enabled() or not known:
             product = _Linear.apply if known and dtype == input.dtype == torch.float32 else linear
             output = product(input, self.weight, self.bias)
@@ -67,7 +67,7 @@ def product_dtype(values: torch.Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if cast else values.dtype
 
 
-def _computes(device: torch.device, dtype: torch.dtype) -> bool:
+def computes(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether oneDNN does here."""
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
@@ -94,7 +94,7 @@ def packed(net: torch.nn.Module, rows: int) -> Iterator[None]:
     layers = [module for module in net.modules() if isinstance(module, Linear)]
     for layer in layers:
         dtype = product_dtype(layer.weight)
-        if _computes(layer.weight.device, dtype):
+        if computes(layer.weight.device, dtype):
             weight = _onednn._reorder_linear_weight(layer.weight.detach().to(dtype), rows)
             layer.packed = weight, None if layer.bias is None else layer.bias.detach().to(dtype)
     try:

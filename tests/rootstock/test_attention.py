@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
-from rootstock.attention import LONG, Attention, Windows
+from rootstock.attention import LARGE, MOST, Attention, Windows
 
 HEADS, WIDTH = 3, 4
 lengths = st.lists(st.integers(1, 9), min_size=1, max_size=12).map(lambda found: sorted(found, reverse=True))
@@ -45,9 +45,16 @@ def test_its_gradient_is_that_of_finite_differences(rate):
     assert torch.autograd.gradcheck(attend, qkv(9, torch.float64))
 
 
-@pytest.mark.parametrize("length", [5, LONG])
-def test_bf16_comes_back_as_bf16_and_is_near(length):
-    lengths = [length, 3]
+@pytest.mark.parametrize(("lengths", "runs"), [([300] * 8, 8 * HEADS * 300**2 / MOST), ([600, 500], 2)])
+def test_what_is_computed_together_stays_in_the_cache(lengths, runs):
+    windows = Windows(np.array(lengths), HEADS)
+    assert len(windows.runs) >= runs > 1
+    found = Attention.apply(*qkv(sum(lengths)), windows, 0.5, 0.0)
+    torch.testing.assert_close(found, one_by_one(*qkv(sum(lengths)), lengths))
+
+
+@pytest.mark.parametrize("lengths", [[5, 3], [LARGE // 20] * 19 + [LARGE // 20 - 1, 1]], ids=["small", "large"])
+def test_bf16_comes_back_as_bf16_and_is_near(lengths):
     ours, theirs = qkv(sum(lengths), torch.bfloat16), qkv(sum(lengths))
     found = Attention.apply(*ours, Windows(np.array(lengths), HEADS), 0.5, 0.0)
     assert found.dtype == torch.bfloat16

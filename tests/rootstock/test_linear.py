@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import gelu
 from transformers import BertConfig, BertModel, DistilBertConfig, DistilBertModel
 
-from rootstock.linear import Linear, _computes, packed, replace_linear
+from rootstock.linear import Linear, computes, packed, replace_linear
 
 CPU = torch.device("cpu")
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -62,14 +62,14 @@ def test_packed_weights_give_the_same_and_are_given_up(halved, bias):
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=halved):
         wanted = ours(rows)
         with packed(ours, 50):
-            assert (ours.packed is not None) == _computes(CPU, wanted.dtype)
+            assert (ours.packed is not None) == computes(CPU, wanted.dtype)
             found = ours(rows)
     assert found.dtype == wanted.dtype == (torch.bfloat16 if halved else torch.float32)
     torch.testing.assert_close(found, wanted)
     assert ours.packed is None
 
 
-def test_autocast_computes_in_bf16_with_gradients_too():
+def test_autocastcomputes_in_bf16_with_gradients_too():
     ours, theirs = pair()
     with torch.autocast("cpu", torch.bfloat16):
         found = ours(torch.ones(3, 24))
@@ -94,7 +94,7 @@ def test_what_onednn_does_not_know_is_left_to_pytorch():
     ],
     ids=["bert", "distilbert"],
 )
-def test_a_network_computes_and_is_saved_as_before(net):
+def test_a_networkcomputes_and_is_saved_as_before(net):
     net.eval()
     ids = torch.arange(20)[None]
     before, names = net(ids).last_hidden_state, list(net.state_dict())
