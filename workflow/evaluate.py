@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +28,8 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
     for split in ("dev", "test"):
         total = srsly.read_json(inputs[f"wordpieces/{split}"] / "report.json")["documents"]
         stream = predict(nlp, features.folder(inputs, split, nlp), labels)
-        predictions = list(tqdm(stream, split, total, unit=" docs", disable=None))
-        gold, predicted = arrays(predictions)
+        stream = _written(tqdm(stream, split, total, unit=" docs", disable=None), out / f"{split}.jsonl", labels)
+        gold, predicted = arrays(stream, len(labels))
         metrics[split] = scores.summarize(
             gold,
             predicted,
@@ -37,12 +39,11 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
             resamples=params.evaluate.resamples,
             seed=params.seed,
         )
-        _write_predictions(out / f"{split}.jsonl", predictions, labels)
     # What follows is about test, the last of the two.
     table, _ = scores.calibration(gold, predicted, exclusive)
     write_json(out / "metrics.json", metrics)
     write_json(out / "calibration.json", table)
-    write_json(out / "worst.json", _worst(predictions, labels, exclusive, params.evaluate.worst))
+    write_json(out / "worst.json", _worst(out / "test.jsonl", gold, predicted, exclusive, params.evaluate.worst))
     confusion = _confusion(gold, predicted, labels, exclusive)
     write_json(out / "confusion.json", confusion)
     _plot(out, confusion, table, labels, metrics["test"])
@@ -51,20 +52,22 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
     print(f"test accuracy {test['accuracy']:.4f} ({interval}), {test['documents']} documents")
 
 
-def _write_predictions(path: Path, predictions: list[Prediction], labels: list[str]) -> None:
+def _written(predictions: Iterable[Prediction], path: Path, labels: list[str]) -> Iterator[Prediction]:
     with path.open("w", encoding="utf-8") as file:
         for p in predictions:
-            gold = {label: int(value) for label, value in zip(labels, p.gold, strict=True) if not np.isnan(value)}
+            gold = {label: int(value) for label, value in zip(labels, p.gold, strict=True) if not isnan(value)}
             row = {"row": p.row, "text": p.text, "gold": gold, "scores": dict(zip(labels, p.scores, strict=True))}
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            yield p
 
 
 def _confusion(gold: np.ndarray, predicted: np.ndarray, labels: list[str], exclusive: bool) -> list[dict[str, str]]:
     """One record per document (and label, where classes are not exclusive), as `dvc plots` wants it."""
     decided = scores.decide(predicted, exclusive)
     if exclusive:
+        known = {(a, b): {"actual": a, "predicted": b} for a in labels for b in labels}
         pairs = zip((gold == 1).argmax(axis=1), decided.argmax(axis=1), strict=True)
-        return [{"actual": labels[a], "predicted": labels[b]} for a, b in pairs]
+        return [known[labels[a], labels[b]] for a, b in pairs]
     return [
         {"actual": name if gold[i, j] else f"not {name}", "predicted": name if decided[i, j] else f"not {name}"}
         for i in range(len(gold))
@@ -73,20 +76,21 @@ def _confusion(gold: np.ndarray, predicted: np.ndarray, labels: list[str], exclu
     ]
 
 
-def _worst(predictions: list[Prediction], labels: list[str], exclusive: bool, n: int) -> list[dict[str, Any]]:
-    """The errors that the model was surest of."""
-    gold, predicted = arrays(predictions)
+def _worst(path: Path, gold: np.ndarray, predicted: np.ndarray, exclusive: bool, n: int) -> list[dict[str, Any]]:
+    """The errors that the model was surest of, among the predictions that were written."""
     loss = scores.log_loss(gold, predicted, exclusive)
     wrong = np.flatnonzero(~scores.correct(gold, predicted, exclusive))
     order = wrong[np.argsort(-loss[wrong], kind="stable")][:n]
+    chosen = set(order.tolist())
+    with path.open(encoding="utf-8") as file:
+        rows = {i: json.loads(line) for i, line in enumerate(file) if i in chosen}
     return [
         {
-            "row": predictions[i].row,
-            "text": predictions[i].text,
-            "gold": [label for label, value in zip(labels, predictions[i].gold, strict=True) if value == 1],
-            "scores": {label: round(s, 4) for label, s in zip(labels, predictions[i].scores, strict=True)},
+            **rows[i],
+            "gold": [label for label, holds in rows[i]["gold"].items() if holds],
+            "scores": {label: round(score, 4) for label, score in rows[i]["scores"].items()},
         }
-        for i in order
+        for i in order.tolist()
     ]
 
 

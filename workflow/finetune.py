@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -118,15 +119,17 @@ def batches(folder: Path, nlp: Language, settings: Finetune, rng: random.Random)
     rng.shuffle(paths)
 
     def shuffled() -> Iterator[Doc]:
-        for buffer in minibatch(shards.read(paths, nlp.vocab), settings.shuffle_buffer):
+        stream = shards.read(paths, nlp.vocab)
+        while buffer := list(islice(stream, settings.shuffle_buffer)):
             rng.shuffle(buffer)
-            yield from buffer
+            while buffer:  # what has been given is not held while the next are read
+                yield buffer.pop()
 
     yield from minibatch(shuffled(), settings.batch_size)
 
 
 def dev_scores(nlp: Language, folder: Path, labels: list[str], exclusive: bool) -> dict[str, float]:
-    gold, predicted = arrays(list(predict(nlp, folder, labels)))
+    gold, predicted = arrays(predict(nlp, folder, labels), len(labels))
     return {
         "dev_accuracy": float(scores.correct(gold, predicted, exclusive).mean()),
         "dev_loss": float(scores.log_loss(gold, predicted, exclusive).mean()),

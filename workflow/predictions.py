@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,6 +36,8 @@ def predict(nlp: Language, folder: Path, labels: list[str]) -> Iterator[Predicti
         yield Prediction(doc.user_data[shards.ROW], text, gold, [doc.cats[label] for label in labels])
 
 
-def arrays(predictions: list[Prediction]) -> tuple[np.ndarray, np.ndarray]:
-    """gold and scores, each (n_docs, n_labels)."""
-    return np.array([p.gold for p in predictions]), np.array([p.scores for p in predictions])
+def arrays(predictions: Iterable[Prediction], n_labels: int) -> tuple[np.ndarray, np.ndarray]:
+    """gold and scores, each (n_docs, n_labels): all that is held of a split, however large."""
+    numbers = chain.from_iterable((*p.gold, *p.scores) for p in predictions)
+    both = np.fromiter(numbers, "float64").reshape(-1, 2, n_labels)
+    return both[:, 0], both[:, 1]
