@@ -37,10 +37,15 @@ def register() -> None:
 OUTPUT_NAMES = {
     "trf_last_hidden_state": "last_hidden_state",
     "trf_pooler_output": "pooler_output",
+    "trf_class_states": "class_states",  # (n_windows, width): in training, where heads read nothing else
     "trf_all_hidden_states": "hidden_states",
     "trf_all_attentions": "attentions",
 }
-GRADIENT_NAMES = {"trf_d_last_hidden_state": "last_hidden_state", "trf_d_pooler_output": "pooler_output"}
+GRADIENT_NAMES = {
+    "trf_d_last_hidden_state": "last_hidden_state",
+    "trf_d_pooler_output": "pooler_output",
+    "trf_d_class_states": "class_states",
+}
 
 
 def _alignment(doc: Doc, start: int, end: int) -> list[list[int]]:
@@ -64,7 +69,8 @@ def _strings_of_part(part: Span | Token) -> list[str]:
 def _outputs(doc: Doc) -> Any:
     from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-    return BaseModelOutputWithPooling(**doc.user_data.get(OUTPUTS, {}))
+    outputs = doc.user_data.get(OUTPUTS, {})
+    return BaseModelOutputWithPooling(**{name: value for name, value in outputs.items() if name != "class_states"})
 
 
 def _gradient(doc: Doc, key: str) -> Any:

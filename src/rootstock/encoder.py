@@ -14,16 +14,19 @@ import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from thinc.api import Model, Optimizer, PyTorchShim, torch2xp, xp2torch
+from torch.nn.functional import embedding_bag
 
 from . import adam, attention
 from .alignment import counted, entries
 from .dropout import replace_dropout
 from .families import family_of
+from .last_layer import only_rows
 from .layer_mix import LayerMix
 from .learning_rates import LearningRates
 from .linear import packed, product_dtype, replace_linear
@@ -44,6 +47,7 @@ class Encoded(NamedTuple):
     tensor: Any  # (n_tokens, width)
     last_hidden_state: Any  # (n_pieces, width)
     pooler_output: Any  # (n_sentences, width), None where the model has no pooler
+    class_states: Any = None  # (n_windows, width), in the place of tensor and last_hidden_state where that is all
     hidden_states: Any = None  # (n_layers + 1, n_pieces, width), the embeddings first, where asked for
     attentions: Any = None  # for each window (n_layers, n_heads, n_pieces, n_pieces), where asked for
 
@@ -59,10 +63,13 @@ def make_encoder(
 ) -> Model:
     """A Thinc model from list[Pieces] to list[Encoded].
 
-    Its backward takes, per document, the gradients of last_hidden_state and pooler_output (None for zero).
+    Its backward takes, per document, the gradients of last_hidden_state (or class_states) and pooler_output (None for
+    zero).
     words_per_batch: the most pieces, with the padding that there is, that the transformer computes at a time.
     hidden_states, attentions: whether predictions hold those of every layer.
     mix: makes last_hidden_state of the states of all layers.
+    Its attribute `class_pieces_alone` says that training reads no other piece: the last layer then computes no other,
+    and class_states is what comes out.
     """
     if attentions:
         net.set_attn_implementation("eager")  # the fused kernels never hold the matrices
@@ -80,6 +87,7 @@ def make_encoder(
             "precision": precision,
             "hidden_states": hidden_states,
             "attentions": attentions,
+            "class_pieces_alone": False,
             "loss_scale": LossScale(2.0**16 if precision == "fp16" else 1.0),
         },
         shims=[
@@ -173,14 +181,16 @@ def _narrowed(embeddings: Any, inputs: tuple, output: torch.Tensor) -> torch.Ten
 def _forward(model: Model, docs: list[Pieces], is_train: bool) -> tuple[list[Encoded], Callable]:
     net, mix = model.shims[0]._model, next((shim._model for shim in model.shims[1:]), None)
     net.train(is_train)
-    batch = _Batch(docs, net, model.attrs["attentions"])
+    every_layer = model.attrs["hidden_states"] or model.attrs["attentions"] or mix is not None
+    alone = is_train and model.attrs["class_pieces_alone"] and not every_layer
+    batch = _Batch(docs, net, model.attrs["attentions"], alone)
     budget, scale, precision = (model.attrs[name] for name in ("words_per_batch", "loss_scale", "precision"))
     ask = {
         "output_hidden_states": model.attrs["hidden_states"] or mix is not None,
         "output_attentions": model.attrs["attentions"],
     }
 
-    rows = torch.zeros(len(batch.ids), net.config.hidden_size, device=batch.device, dtype=batch.dtype)
+    rows = torch.zeros(batch.n_rows, net.config.hidden_size, device=batch.device, dtype=batch.dtype)
     pooled: torch.Tensor | None = None
     passes: list[_Pass] = []
     layers = _Layers(batch, model.attrs["hidden_states"], model.attrs["attentions"])
@@ -216,9 +226,10 @@ class _Layout(NamedTuple):
     """A pack of windows as the network takes it, end to end or padded, and where what it gives belongs."""
 
     inputs: dict[str, Any]
-    rows: torch.Tensor  # of each piece among those of the batch
-    places: torch.Tensor  # of each piece in the flat output
+    rows: torch.Tensor  # of each piece that comes out among those of the batch
+    places: torch.Tensor  # of each of these in the flat output
     firsts: torch.Tensor  # the first piece of each window among `rows`
+    chosen: torch.Tensor | None  # the pieces with which the last layer goes on from its attention, None for all
 
     @property
     def size(self) -> int:
@@ -234,30 +245,28 @@ class _Layout(NamedTuple):
 class _Batch:
     """The windows of all documents end to end, and where each document's pieces, tokens and sentences begin."""
 
-    def __init__(self, docs: list[Pieces], net: Any, attentions: bool) -> None:
-        self.docs = docs
+    def __init__(self, docs: list[Pieces], net: Any, attentions: bool, class_pieces_alone: bool) -> None:
         weights = next(net.parameters())
         self.device, self.dtype = weights.device, weights.dtype
         self.config, family = net.config, family_of(net.config)
         self.unpadded = family.unpadded and not attentions and self.device.type == "cpu"
         self.first_position = family.reserved_positions
         self.pad = net.config.pad_token_id or 0
-        self.lengths = _join([d.window_lengths for d in docs])
+        self.all, self.bounds = Pieces.join(docs)
+        windows = self.all.window_pieces
+        self.lengths = self.all.window_lengths
         self.starts = np.cumsum(self.lengths) - self.lengths
-        self.ids = _join([d.ids[d.window_pieces] for d in docs])
-        self.types = _join([d.types[d.window_pieces] for d in docs])
+        self.ids, self.types = self.all.ids[windows], self.all.types[windows]
         self.typed = bool(self.types.any()) and "token_type_ids" in inspect.signature(net.forward).parameters
-        self.piece_ends = np.cumsum([len(d.ids) for d in docs])
-        self.token_ends = np.cumsum([d.n_tokens for d in docs])
-        self.sentence_ends = np.cumsum([d.n_sentences for d in docs])
-        pieces = [d.window_pieces + end - len(d.ids) for d, end in zip(docs, self.piece_ends, strict=True)]
-        sentences = [d.window_sentence + end - d.n_sentences for d, end in zip(docs, self.sentence_ends, strict=True)]
-        self.pieces = _Merge(_join(pieces), _last(self.piece_ends), self.device)
-        self.sentences = _Merge(_join(sentences), _last(self.sentence_ends), self.device)
+        self.sentences = _Merge(self.all.window_sentence, self.all.n_sentences, self.device)
+        first = np.array_equal(windows[self.starts], self.all.window_class)
+        self.class_pieces_alone = class_pieces_alone and family.after_attention is not None and first
+        self.n_rows = len(self.lengths if self.class_pieces_alone else windows)
+        self.pieces = _Merge(windows, len(self.all.ids), self.device)
 
     def layout(self, windows: np.ndarray) -> _Layout:
         lengths = self.lengths[windows]
-        within = counted(lengths)
+        within, firsts = counted(lengths), np.cumsum(lengths) - lengths
         rows = np.repeat(self.starts[windows], lengths) + within
         if self.unpadded:
             shape, places = (1, len(rows)), np.arange(len(rows))
@@ -280,56 +289,60 @@ class _Batch:
             }
         elif len(rows) < inputs["input_ids"].numel():  # without padding no mask is needed, and attention is cheaper
             inputs["attention_mask"] = grid(np.ones_like(rows))
-        return _Layout(
-            inputs,
-            *(torch.from_numpy(index).to(self.device) for index in (rows, places, np.cumsum(lengths) - lengths)),
-        )
+        chosen = None
+        if self.class_pieces_alone:
+            chosen = self.on_device(places[firsts])
+            rows, places, firsts = windows, np.arange(len(windows)), np.arange(len(windows))
+        return _Layout(inputs, self.on_device(rows), self.on_device(places), self.on_device(firsts), chosen)
+
+    def on_device(self, values: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(values).to(self.device)
 
     def join_outputs(self, rows: torch.Tensor, pooled: torch.Tensor | None) -> list[Encoded]:
+        pools = _split(None if pooled is None else self.sentences.mean(pooled), self.bounds.sentences)
+        if self.class_pieces_alone:
+            states = _split(rows, self.bounds.windows)
+            return [Encoded(None, None, *parts) for parts in zip(pools, states, strict=True)]
         hidden = self.pieces.mean(rows)
-        tensor = torch.sparse.mm(self._alignment(), hidden)
-        hiddens = np.split(torch2xp(hidden), self.piece_ends[:-1])
-        tensors = np.split(torch2xp(tensor), self.token_ends[:-1])
-        if pooled is None:
-            return [Encoded(t, h, None) for t, h in zip(tensors, hiddens, strict=True)]
-        pools = np.split(torch2xp(self.sentences.mean(pooled)), self.sentence_ends[:-1])
+        tensors, hiddens = _split(self.tensor(hidden), self.bounds.tokens), _split(hidden, self.bounds.pieces)
         return [Encoded(*parts) for parts in zip(tensors, hiddens, pools, strict=True)]
+
+    def tensor(self, hidden: torch.Tensor) -> torch.Tensor:
+        """`A @ H`, (n_tokens, width): each row a sum of weighted rows of last_hidden_state."""
+        tokens, pieces, weights = entries(self.all)
+        order = np.argsort(tokens, kind="stable")
+        starts = np.searchsorted(tokens[order], np.arange(self.all.n_tokens))
+        return embedding_bag(
+            self.on_device(pieces[order]),
+            hidden,
+            self.on_device(starts),
+            mode="sum",
+            per_sample_weights=self.on_device(weights[order]).to(self.dtype),
+        )
 
     def split_gradients(
         self, d_docs: list[tuple[Any, Any]], scale: float
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        d_hidden = self._stack([d[0] for d in d_docs], [len(d.ids) for d in self.docs])
-        d_pool = self._stack([d[1] for d in d_docs], [d.n_sentences for d in self.docs])
+        merge, ends = (None, self.bounds.windows) if self.class_pieces_alone else (self.pieces, self.bounds.pieces)
+        d_rows = self._stack([d[0] for d in d_docs], np.diff(ends), scale)
+        d_pool = self._stack([d[1] for d in d_docs], np.diff(self.bounds.sentences), scale)
         return (
-            None if d_hidden is None else self.pieces.mean_backward(d_hidden, scale),
-            None if d_pool is None else self.sentences.mean_backward(d_pool, scale),
+            d_rows if d_rows is None or merge is None else merge.mean_backward(d_rows),
+            None if d_pool is None else self.sentences.mean_backward(d_pool),
         )
 
-    def _stack(self, parts: list[Any], sizes: list[int]) -> torch.Tensor | None:
+    def _stack(self, parts: list[Any], sizes: np.ndarray, scale: float) -> torch.Tensor | None:
         width = next((part.shape[1] for part in parts if part is not None), None)
         if width is None:
             return None
-        if len(parts) == 1:
-            return xp2torch(parts[0], device=self.device)
-        zeros = torch.zeros(max(sizes), width, device=self.device, dtype=self.dtype)
-        return torch.cat(
-            [
-                zeros[:size] if part is None else xp2torch(part, device=self.device)
-                for part, size in zip(parts, sizes, strict=True)
-            ]
-        )
-
-    def _alignment(self) -> torch.Tensor:
-        tokens, pieces, weights = [], [], []
-        for doc, token_end, piece_end in zip(self.docs, self.token_ends, self.piece_ends, strict=True):
-            t, p, w = entries(doc)
-            tokens.append(t + token_end - doc.n_tokens)
-            pieces.append(p + piece_end - len(doc.ids))
-            weights.append(w)
-        index = torch.from_numpy(np.stack([_join(tokens), _join(pieces)]))
-        values = torch.from_numpy(np.concatenate(weights) if weights else np.zeros(0, "float32"))
-        size = (_last(self.token_ends), _last(self.piece_ends))
-        return torch.sparse_coo_tensor(index, values, size, check_invariants=False).to(self.device, self.dtype)
+        most = max((size for part, size in zip(parts, sizes, strict=True) if part is None), default=0)
+        zeros = torch.zeros(most, width, device=self.device, dtype=self.dtype)
+        found = [
+            zeros[:size] if part is None else xp2torch(part, device=self.device)
+            for part, size in zip(parts, sizes, strict=True)
+        ]
+        joined = found[0] if len(found) == 1 else torch.cat(found)
+        return joined if scale == 1.0 else joined * scale
 
 
 class _Merge:
@@ -347,9 +360,7 @@ class _Merge:
             return rows
         return rows.new_zeros(self.size, rows.shape[1]).index_add_(0, self.index, rows) * self.weights
 
-    def mean_backward(self, gradient: torch.Tensor, scale: float) -> torch.Tensor:
-        if scale != 1.0:
-            gradient = gradient * scale
+    def mean_backward(self, gradient: torch.Tensor) -> torch.Tensor:
         return gradient if self.trivial else (gradient * self.weights)[self.index]
 
 
@@ -379,11 +390,13 @@ class _Pass:
         return output[0].detach(), None if output[1] is None else output[1].detach()
 
     def _compute(self, layers: _Layers | None = None) -> tuple[torch.Tensor, torch.Tensor | None]:
-        output = self.net(**self.layout.inputs, **self.ask)
+        chosen = self.layout.chosen
+        with nullcontext() if chosen is None else only_rows(self.net, chosen):
+            output = self.net(**self.layout.inputs, **self.ask)
         if layers is not None:
             layers.keep(self, output)
         pooled = getattr(output, "pooler_output", None)
-        if pooled is not None and self.unpadded:  # the network takes all windows for one
+        if pooled is not None and len(pooled) < len(self.windows):  # the network takes all windows for one
             pooled = self.net.pooler(output.last_hidden_state[0, self.layout.firsts][:, None])
         states = [output.last_hidden_state] if self.mix is None else output.hidden_states
         rows = [self.layout.rows_of(state).to(self.dtype) for state in states]
@@ -428,14 +441,12 @@ class _Layers:
         batch = self.batch
         if self.rows is not None:
             merged = torch2xp(torch.stack([batch.pieces.mean(layer) for layer in self.rows]))
-            parts = np.split(merged, batch.piece_ends[:-1], axis=1)
+            parts = np.split(merged, batch.bounds.pieces[1:-1], axis=1)
             encoded = [one._replace(hidden_states=part) for one, part in zip(encoded, parts, strict=True)]
         if self.attentions:
-            counts = [len(doc.window_lengths) for doc in batch.docs]
-            starts = np.cumsum(counts) - counts
             encoded = [
-                one._replace(attentions=[self.attentions[w] for w in range(start, start + n)])
-                for one, start, n in zip(encoded, starts, counts, strict=True)
+                one._replace(attentions=[self.attentions[w] for w in range(start, end)])
+                for one, (start, end) in zip(encoded, pairwise(batch.bounds.windows), strict=True)
             ]
         return encoded
 
@@ -455,9 +466,6 @@ def _replay(state: torch.Tensor, device: torch.device) -> Iterator[None]:
         yield
 
 
-def _join(arrays: list[np.ndarray]) -> np.ndarray:
-    return np.concatenate(arrays).astype("int64") if arrays else np.zeros(0, "int64")
-
-
-def _last(ends: np.ndarray) -> int:
-    return int(ends[-1]) if len(ends) else 0
+def _split(rows: torch.Tensor | None, bounds: np.ndarray) -> list[Any]:
+    """For each document an array, or None."""
+    return [None] * (len(bounds) - 1) if rows is None else np.split(torch2xp(rows), bounds[1:-1])

@@ -26,22 +26,28 @@ class Family:
     )
     token_types: bool = True  # whether the model was pretrained with those that its tokenizer gives
     unpadded: bool = False  # whether windows can lie end to end: positions are an input, and attention knows no others
+    after_attention: str | None = None  # the module of layer {} that takes what its attention gives
     classifier: Classifier | None = None
 
 
 POOLED = Family(classifier=Classifier(rows="pooler"))
 DENSE = Classifier("classifier.out_proj", dense="classifier.dense")
-ROBERTA = Family(reserved_positions=2, unpadded=True, classifier=DENSE)
+AFTER = "encoder.layer.{}.attention.output"
+ROBERTA = Family(reserved_positions=2, unpadded=True, after_attention=AFTER, classifier=DENSE)
 FAMILIES: dict[str, Family] = {
     "albert": POOLED,
-    "bert": replace(POOLED, unpadded=True),
+    "bert": replace(POOLED, unpadded=True, after_attention=AFTER),
     "camembert": ROBERTA,
     "deberta-v2": Family(classifier=Classifier(dense="pooler.dense", activation="gelu")),
-    "distilbert": Family(unpadded=True, classifier=Classifier(dense="pre_classifier", activation="relu")),
-    "electra": Family(unpadded=True, classifier=replace(DENSE, activation="gelu")),
+    "distilbert": Family(
+        unpadded=True,
+        after_attention="transformer.layer.{}.sa_layer_norm",
+        classifier=Classifier(dense="pre_classifier", activation="relu"),
+    ),
+    "electra": Family(unpadded=True, after_attention=AFTER, classifier=replace(DENSE, activation="gelu")),
     "gpt2": Family(classifier=Classifier("score", bias=False)),
     "modernbert": Family(classifier=Classifier(dense="head.dense", activation="gelu", norm="head.norm")),
-    "mpnet": replace(ROBERTA, unpadded=False),
+    "mpnet": replace(ROBERTA, unpadded=False, after_attention=None),
     "roberta": ROBERTA,
     "xlm-roberta": ROBERTA,
     "xlnet": Family(classifier=Classifier("logits_proj", dense="sequence_summary.summary")),

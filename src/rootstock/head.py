@@ -24,6 +24,7 @@ class Head(TrainablePipe):
     """
 
     tok2vec: TransformerTok2Vec | None = None
+    reads_class_pieces_alone = False  # of last_hidden_state: then others are not computed in training
 
     def connect(self, tok2vec: TransformerTok2Vec) -> None:
         """Called by the `trf_tok2vec` that stands before this component."""

@@ -1,6 +1,8 @@
 """The wordpieces of one document, as compact arrays that travel through DocBin in `doc.user_data`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import numpy as np
 from spacy.tokens import Doc
@@ -50,3 +52,36 @@ class Pieces:
                 "this Doc has no wordpieces yet: add 'trf_wordpiecer' to the pipeline before this component"
             )
         return cls(**doc.user_data[KEY])
+
+    @classmethod
+    def join(cls, documents: Sequence["Pieces"]) -> tuple["Pieces", "Bounds"]:
+        """Those of many documents (int64) as if each were the next part of one, and where each begins and ends."""
+        columns = {f.name: [getattr(one, f.name) for one in documents] for f in fields(cls)}
+        joined = {name: np.concatenate([*arrays, np.zeros(0, "int64")]) for name, arrays in columns.items()}
+        pieces, sentences, windows = (
+            bounds([len(x) for x in columns[name]]) for name in ("ids", "sentence_pieces", "window_lengths")
+        )
+        tokens = bounds(joined["sentence_tokens"])[sentences]
+        for name, starts in {
+            "aligned_tokens": tokens,
+            "aligned_pieces": pieces,
+            "window_sentence": sentences,
+            "window_class": pieces,
+            "window_pieces": pieces,
+        }.items():
+            joined[name] += np.repeat(starts[:-1], [len(x) for x in columns[name]])
+        return cls(**joined), Bounds(pieces, tokens, sentences, windows)
+
+
+class Bounds(NamedTuple):
+    """Where each document begins, and the last one ends: arrays (n_docs + 1,)."""
+
+    pieces: np.ndarray
+    tokens: np.ndarray
+    sentences: np.ndarray
+    windows: np.ndarray
+
+
+def bounds(counts: Sequence[int] | np.ndarray) -> np.ndarray:
+    """[2, 3] -> [0, 2, 5]."""
+    return np.concatenate([[0], np.cumsum(counts)]).astype("int64")

@@ -11,26 +11,35 @@ import numpy as np
 from spacy.tokens import Doc
 from thinc.api import get_array_module
 
+from . import attributes
 from .pieces import Pieces
 
+NO_OUTPUT = "this Doc has no transformer output yet: 'trf_tok2vec' must stand before this component"
 Rows = tuple[Any, Callable[[Any], None]]
 
 
 def class_vectors(doc: Doc) -> Rows:
     """A row per sentence: the vector of its class piece, the mean over its windows."""
-    hidden, pieces = _hidden(doc), Pieces.of(doc)
-    xp = get_array_module(hidden)
+    pieces, alone = Pieces.of(doc), doc._.trf_class_states
+    states = _hidden(doc) if alone is None else alone
+    xp = get_array_module(states)
+    speakers = xp.asarray(pieces.window_class)
+    states = states[speakers] if alone is None else states
     sentences, counts = np.unique(pieces.window_sentence, return_counts=True)
     place = np.searchsorted(sentences, pieces.window_sentence)
-    share = xp.asarray((1 / counts)[place], dtype=hidden.dtype)[:, None]
-    rows = xp.zeros((len(sentences), hidden.shape[1]), dtype=hidden.dtype)
-    place, speakers = xp.asarray(place), xp.asarray(pieces.window_class)
-    xp.add.at(rows, place, hidden[speakers] * share)
+    share = xp.asarray((1 / counts)[place], dtype=states.dtype)[:, None]
+    rows = xp.zeros((len(sentences), states.shape[1]), dtype=states.dtype)
+    place = xp.asarray(place)
+    xp.add.at(rows, place, states * share)
 
     def backprop(d_rows: Any) -> None:
-        gradient = doc._.trf_d_last_hidden_state
-        xp.add.at(gradient, speakers, d_rows[place] * share)
-        doc._.trf_d_last_hidden_state = gradient
+        d_states = d_rows[place] * share
+        if alone is None:
+            gradient = doc._.trf_d_last_hidden_state
+            xp.add.at(gradient, speakers, d_states)
+            doc._.trf_d_last_hidden_state = gradient
+        else:
+            doc._.trf_d_class_states += d_states
 
     return rows, backprop
 
@@ -40,7 +49,8 @@ def pooler_output(doc: Doc) -> Rows:
 
     Raises ValueError where the model has no pooler.
     """
-    _hidden(doc)
+    if attributes.OUTPUTS not in doc.user_data:
+        raise ValueError(NO_OUTPUT)
     pooled = doc._.trf_pooler_output
     if pooled is None:
         raise ValueError("this transformer has no pooler: choose another head, such as 'class_vector'")
@@ -77,10 +87,11 @@ POOLING: dict[str, Callable[[Doc], Rows]] = {
     "mean": mean_of_tokens,
     "last_hidden": last_hidden_state,
 }
+OF_CLASS_PIECES = {"class_vector", "pooler"}
 
 
 def _hidden(doc: Doc) -> Any:
     hidden = doc._.trf_last_hidden_state
     if hidden is None:
-        raise ValueError("this Doc has no transformer output yet: 'trf_tok2vec' must stand before this component")
+        raise ValueError(NO_OUTPUT)
     return hidden

@@ -21,7 +21,7 @@ from . import attributes
 from .families import classifier_of
 from .head import Head
 from .hidden import hidden_layer, set_hidden
-from .pooling import POOLING, Rows
+from .pooling import OF_CLASS_PIECES, POOLING, Rows
 from .weights import BytesOfFolder
 
 if TYPE_CHECKING:
@@ -80,11 +80,20 @@ class TrfTextCat(BytesOfFolder, Head):
         """
         if self.tok2vec is not None and self.tok2vec.spares(doc):
             return self.model.ops.asarray2f(doc.user_data[attributes.ROWS]), lambda d_rows: None
-        name = self.head
-        if name == "native":
-            assert self.tok2vec is not None
-            name = classifier_of(self.tok2vec.transformer.config).rows
-        return POOLING[name](doc)
+        return POOLING[self.pooling](doc)
+
+    @property
+    def pooling(self) -> str:
+        """The name of what is classified."""
+        if self.head != "native":
+            return self.head
+        assert self.tok2vec is not None
+        return classifier_of(self.tok2vec.transformer.config).rows
+
+    @property
+    def reads_class_pieces_alone(self) -> bool:  # type: ignore[override]
+        """So that training computes no more of the last layer."""
+        return self.pooling in OF_CLASS_PIECES
 
     @property
     def labels(self) -> tuple[str, ...]:

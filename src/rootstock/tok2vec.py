@@ -6,6 +6,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 from spacy.language import Language
 from spacy.pipeline import TrainablePipe
 from spacy.tokens import Doc
@@ -123,6 +124,7 @@ class TransformerTok2Vec(BytesOfFolder, TrainablePipe):
         self.layers = layers
         self.model = Model("transformer", _no_weights)
         self.listener_map: dict[str, list[Model]] = {}
+        self.heads: dict[str, Head] = {}  # those of the listeners that are ours
         self._awaited: frozenset[str] = frozenset()  # heads that learn from this batch
         self._due: set[str] = set()  # those of them that have still to add their gradient
         self._backprop: Any = None  # set from the forward pass until the backward pass has run
@@ -168,7 +170,7 @@ class TransformerTok2Vec(BytesOfFolder, TrainablePipe):
         for doc, output in zip(docs, encoded, strict=True):
             if output is None:
                 continue
-            doc.tensor = output.tensor
+            doc.tensor = np.zeros((0, 0), "f") if output.tensor is None else output.tensor
             doc.user_data[attributes.OUTPUTS] = {
                 name: value for name, value in output._asdict().items() if name != "tensor" and value is not None
             }
@@ -185,7 +187,11 @@ class TransformerTok2Vec(BytesOfFolder, TrainablePipe):
         sgd: Optimizer | None = None,
         losses: dict[str, float] | None = None,
     ) -> dict[str, float]:
-        """Run the forward pass for the heads that follow; `drop` is the dropout rate of every layer."""
+        """Run the forward pass for the heads that follow; `drop` is the dropout rate of every layer.
+
+        Where all of them read class pieces alone, nothing else is computed of the last layer: documents get
+        `trf_class_states` and no `doc.tensor`.
+        """
         losses = {} if losses is None else losses
         losses.setdefault(self.name, 0.0)  # it has none of its own; spaCy's loggers want an entry
         docs = [eg.predicted for eg in examples]
@@ -196,6 +202,7 @@ class TransformerTok2Vec(BytesOfFolder, TrainablePipe):
             from .dropout import set_dropout
 
             set_dropout(self.transformer, drop)
+            self.model.attrs["class_pieces_alone"] = self._class_pieces_alone()
             encoded, backprop = self.model.begin_update([Pieces.of(doc) for doc in docs])
             self._backprop = lambda: backprop([_gradients(doc) for doc in docs])
         else:
@@ -203,6 +210,11 @@ class TransformerTok2Vec(BytesOfFolder, TrainablePipe):
             encoded = self.predict(docs)
         self.set_annotations(docs, encoded)
         return losses
+
+    def _class_pieces_alone(self) -> bool:
+        """Whether no component that listens, now or in a later batch, reads other pieces."""
+        heads = [self.heads.get(name) for name in self.listener_map]
+        return all(head is not None and head.reads_class_pieces_alone for head in heads)
 
     def annotate(self, docs: list[Doc]) -> None:
         """Outputs for documents that this component's update has not seen."""
@@ -258,8 +270,10 @@ class TransformerTok2Vec(BytesOfFolder, TrainablePipe):
     def find_listeners(self, component: Any) -> None:
         if isinstance(component, Head):
             self.add_listener(component.model, component.name)
+            self.heads[component.name] = component
             component.connect(self)
         for listener in listeners_of(component):
+            self.heads.pop(component.name, None)
             self.add_listener(listener, component.name)
             listener.shims[0].connect(self, component.name)
             if self.model.shims:
@@ -298,7 +312,8 @@ def _no_weights(model: Model, docs: Any, is_train: bool) -> Any:
 def _gradients(doc: Doc) -> tuple[Any, Any]:
     """What the heads have added, None where nobody has."""
     gradients = doc.user_data.get(attributes.GRADIENTS, {})
-    return gradients.get("last_hidden_state"), gradients.get("pooler_output")
+    states = gradients.get("class_states", gradients.get("last_hidden_state"))
+    return states, gradients.get("pooler_output")
 
 
 def _updated_now(heads: set[str]) -> set[str]:

@@ -2,7 +2,7 @@
 
 import warnings
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import chain, pairwise, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -18,7 +18,7 @@ from spacy.util import minibatch
 from . import attributes
 from .alignment import align
 from .families import Family, family_of, max_pieces
-from .pieces import KEY, Pieces
+from .pieces import KEY, Pieces, bounds
 from .weights import BytesOfFolder, forget_folders, load_config, load_tokenizer
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class WordPiecer(BytesOfFolder, Pipe):
         """Give each doc its pieces, where it has none yet; sentences by spaCy's rules where nobody has set any."""
         if self.tokenizer is None:
             raise ValueError(f"component '{self.name}' has no tokenizer: add it with config={{'weights': FOLDER}}")
-        new = [(doc, self._texts(doc)) for doc in docs if KEY not in doc.user_data]
+        new = [(doc, self._texts(doc)) for doc in docs if KEY not in doc.user_data and not _reduced(doc)]
         cut = self._cut([text for _, units in new for texts in units for text in texts])
         cuts = [[self._window([next(cut) for _ in texts]) for texts in units] for _, units in new]
         lengths = [[sum(len(text) for text in texts) for texts in units] for _, units in new]
@@ -159,7 +159,7 @@ class WordPiecer(BytesOfFolder, Pipe):
         spans: np.ndarray = np.fromiter(chain.from_iterable(places), np.dtype(("int32", 2)))
         starts = np.repeat([text.start_char if len(text) else 0 for text in texts], counts)
         spans += ((spans[:, 1] > spans[:, 0]) * starts)[:, None].astype("int32")
-        for start, end in pairwise(_bounds(counts)):
+        for start, end in pairwise(bounds(counts)):
             yield Text(ids[start:end], spans[start:end])
 
     def _find(self, text: str, ids: list[int]) -> list[tuple[int, int]]:
@@ -236,6 +236,11 @@ class WordPiecer(BytesOfFolder, Pipe):
 SENTENCES = {"doc.sents", "token.is_sent_start", "token.sent_start"}
 
 
+def _reduced(doc: Doc) -> bool:
+    """Whether a document without tokens brings what its head reads."""
+    return attributes.ROWS in doc.user_data and not len(doc)
+
+
 def _bare(doc: Doc) -> bool:
     """Whether nobody has set sentences, nor cut the document into pieces."""
     return KEY not in doc.user_data and not doc.has_annotation("SENT_START")
@@ -275,8 +280,8 @@ def _template(tokenizer: "PreTrainedTokenizerBase", family: Family, n_texts: int
     typed = family.token_types and "token_type_ids" in tokenizer.model_input_names
     types = encoded["token_type_ids"] if typed else [0] * len(whole)
     starts = [i for i in range(len(whole)) if whole[i : i + len(inner)] == inner]
-    bounds = [0, *(bound for start in starts for bound in (start, start + len(inner))), len(whole)]
-    edges = [slice(*bounds[i : i + 2]) for i in range(0, len(bounds), 2)]
+    ends = [0, *(end for start in starts for end in (start, start + len(inner))), len(whole)]
+    edges = [slice(*ends[i : i + 2]) for i in range(0, len(ends), 2)]
     position = -1  # without a class piece the last one has seen them all
     if family.class_position is not None:
         position = family.class_position
@@ -332,13 +337,13 @@ def _pieces(docs: list[Doc], lengths: list[list[int]], cuts: list[list[Cut]]) ->
     window_sentence = np.repeat(np.arange(len(flat)), [len(some) for some in shown])
 
     # Where the sentences, tokens, pieces, windows, and rows of each document begin and end.
-    sentences = _bounds([len(some) for some in cuts])
-    tokens, pieces = (_bounds(counts)[sentences] for counts in (n_tokens, n_pieces))
-    at_window = _bounds([len(some) for some in shown])[sentences]
-    at_row = _bounds(window_lengths)[at_window]
+    sentences = bounds([len(some) for some in cuts])
+    tokens, pieces = (bounds(counts)[sentences] for counts in (n_tokens, n_pieces))
+    at_window = bounds([len(some) for some in shown])[sentences]
+    at_row = bounds(window_lengths)[at_window]
 
     attrs = _join([doc.to_array([IDX, LENGTH]).ravel() for doc in docs], "int64").reshape(-1, 2)
-    characters = _bounds([doc[-1].idx + len(doc[-1]) if len(doc) else 0 for doc in docs])[:-1]
+    characters = bounds([doc[-1].idx + len(doc[-1]) if len(doc) else 0 for doc in docs])[:-1]
     token_starts = attrs[:, 0] + np.repeat(characters, np.diff(tokens))
     token_spans = np.stack([token_starts, token_starts + attrs[:, 1]], axis=1)
     spans = _join([cut.spans.ravel() for cut in flat], "int64").reshape(-1, 2)
@@ -353,7 +358,7 @@ def _pieces(docs: list[Doc], lengths: list[list[int]], cuts: list[list[Cut]]) ->
             kept[i] = max(1, np.searchsorted(token_starts[start : start + n_tokens[i]], end))
 
     # Each document counts its sentences, tokens and pieces from zero.
-    offsets = (_bounds(n_pieces)[:-1] - np.repeat(pieces[:-1], np.diff(sentences)))[window_sentence]
+    offsets = (bounds(n_pieces)[:-1] - np.repeat(pieces[:-1], np.diff(sentences)))[window_sentence]
     speakers = [w[cut.class_position] for cut, some in zip(flat, shown, strict=True) for w in some]
     columns: dict[str, tuple[np.ndarray, np.ndarray]] = {
         "ids": (_join([cut.ids for cut in flat]), pieces),
@@ -368,14 +373,9 @@ def _pieces(docs: list[Doc], lengths: list[list[int]], cuts: list[list[Cut]]) ->
         "window_class": (np.array(speakers, "int64") + offsets, at_window),
         "window_pieces": (_join(windows, "int64") + np.repeat(offsets, window_lengths), at_row),
     }
-    parts = [(name, values.astype("int32"), bounds.tolist()) for name, (values, bounds) in columns.items()]
+    parts = [(name, values.astype("int32"), at.tolist()) for name, (values, at) in columns.items()]
     for i in range(len(docs)):
-        yield Pieces(**{name: values[bounds[i] : bounds[i + 1]] for name, values, bounds in parts})
-
-
-def _bounds(counts: Sequence[int] | np.ndarray) -> np.ndarray:
-    """[2, 3] -> [0, 2, 5]."""
-    return np.concatenate([[0], np.cumsum(counts)]).astype("int64")
+        yield Pieces(**{name: values[at[i] : at[i + 1]] for name, values, at in parts})
 
 
 def _join(arrays: list[np.ndarray], dtype: str = "int32") -> np.ndarray:
