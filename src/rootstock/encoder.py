@@ -14,6 +14,7 @@ import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -194,10 +195,10 @@ def _forward(model: Model, docs: list[Pieces], is_train: bool) -> tuple[list[Enc
     pooled: torch.Tensor | None = None
     passes: list[_Pass] = []
     layers = _Layers(batch, model.attrs["hidden_states"], model.attrs["attentions"])
-    kept = 0
-    several = not is_train and len(batch.ids) > budget
-    with _autocast(precision, batch.device), packed(net, budget) if several else nullcontext():
-        for windows in pack(batch.lengths, budget, padded=not batch.unpadded):
+    packs = list(pack(batch.lengths, budget, padded=not batch.unpadded))
+    kept, many = 0, len(packs) >= MANY
+    with _autocast(precision, batch.device), packed(net, budget) if len(packs) > 1 and not is_train else nullcontext():
+        for number, windows in enumerate(packs):
             step = _Pass(net, mix, batch, windows, precision, ask)
             kept += step.layout.size
             output, pool = step.run(keep=is_train and (kept <= budget or not passes), layers=layers)
@@ -207,11 +208,14 @@ def _forward(model: Model, docs: list[Pieces], is_train: bool) -> tuple[list[Enc
                 pooled[step.windows] = pool
             if is_train:
                 passes.append(step)
+                if step.output is None:
+                    del step.layout  # is made again, too
+            if many and (number + 1) % (MANY // 2) == 0:
+                _trim()
 
     def backprop(d_docs: list[tuple[Any, Any]]) -> list:
         d_rows, d_pooled = batch.split_gradients(d_docs, scale.value)
         passes.reverse()  # those that were kept go first, and leave their memory to what is computed again
-        many = len(passes) >= MANY
         while passes:
             passes.pop().backward(d_rows, d_pooled)
             if many and len(passes) % (MANY // 2) == 0:
@@ -377,9 +381,12 @@ class _Pass:
         ask: dict[str, bool],
     ) -> None:
         self.net, self.mix, self.precision, self.ask = net, mix, precision, ask
-        self.device, self.dtype, self.unpadded = batch.device, batch.dtype, batch.unpadded
-        self.layout = batch.layout(windows)
-        self.windows = torch.from_numpy(windows).to(self.device)
+        self.batch, self.pack = batch, windows
+        self.device, self.dtype, self.windows = batch.device, batch.dtype, batch.on_device(windows)
+
+    @cached_property
+    def layout(self) -> _Layout:
+        return self.batch.layout(self.pack)
 
     def run(self, keep: bool, layers: _Layers) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The rows of last_hidden_state (n_rows, width), padding left out, and the pooler's (n_windows, width)."""

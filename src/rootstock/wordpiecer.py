@@ -114,12 +114,14 @@ class WordPiecer(BytesOfFolder, Pipe):
         """Give each doc its pieces, where it has none yet; sentences by spaCy's rules where nobody has set any."""
         if self.tokenizer is None:
             raise ValueError(f"component '{self.name}' has no tokenizer: add it with config={{'weights': FOLDER}}")
-        new = [(doc, self._texts(doc)) for doc in docs if KEY not in doc.user_data and not _reduced(doc)]
-        cut = self._cut([text for _, units in new for texts in units for text in texts])
-        cuts = [[self._window([next(cut) for _ in texts]) for texts in units] for _, units in new]
-        lengths = [[sum(len(text) for text in texts) for texts in units] for _, units in new]
-        for (doc, _), pieces in zip(new, _pieces([doc for doc, _ in new], lengths, cuts), strict=True):
-            pieces.store(doc)
+        docs = [doc for doc in docs if not _reduced(doc)]
+        new = [(doc, self._texts(doc)) for doc in docs if KEY not in doc.user_data]
+        if new:
+            cut = self._cut([text for _, units in new for texts in units for text in texts])
+            cuts = [[self._window([next(cut) for _ in texts]) for texts in units] for _, units in new]
+            lengths = [[sum(len(text) for text in texts) for texts in units] for _, units in new]
+            for (doc, _), pieces in zip(new, _pieces([doc for doc, _ in new], lengths, cuts), strict=True):
+                pieces.store(doc)
         for doc in docs:
             doc.user_hooks["trf_word_pieces_"] = self.strings
 
@@ -243,7 +245,7 @@ def _reduced(doc: Doc) -> bool:
 
 def _bare(doc: Doc) -> bool:
     """Whether nobody has set sentences, nor cut the document into pieces."""
-    return KEY not in doc.user_data and not doc.has_annotation("SENT_START")
+    return KEY not in doc.user_data and not _reduced(doc) and not doc.has_annotation("SENT_START")
 
 
 class Text(NamedTuple):
