@@ -39,6 +39,7 @@ os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 MANY = 8  # packs: a batch of so many is a huge document, and memory counts for more than time
+OFTEN = 50  # batches of training, after which free memory goes back: fragments of it would add up over an epoch
 _libc = ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
 
 
@@ -89,6 +90,7 @@ def make_encoder(
             "hidden_states": hidden_states,
             "attentions": attentions,
             "class_pieces_alone": False,
+            "batches": 0,  # of training, so far
             "loss_scale": LossScale(2.0**16 if precision == "fp16" else 1.0),
         },
         shims=[
@@ -221,6 +223,9 @@ def _forward(model: Model, docs: list[Pieces], is_train: bool) -> tuple[list[Enc
             if many and len(passes) % (MANY // 2) == 0:
                 _coalesce(net.get_input_embeddings().weight)
                 _trim()
+        model.attrs["batches"] += 1
+        if model.attrs["batches"] % OFTEN == 0:
+            _trim()
         return []
 
     return layers.add_to(batch.join_outputs(rows, pooled)), backprop
