@@ -92,6 +92,11 @@ OF_CLASS_PIECES = {"class_vector", "pooler"}
 
 def _hidden(doc: Doc) -> Any:
     hidden = doc._.trf_last_hidden_state
+    if hidden is None and doc._.trf_class_states is not None:
+        raise ValueError(
+            "training computed class pieces alone of this Doc, because no head reads more: "
+            "pass annotates=['trf_tok2vec'] to nlp.update"
+        )
     if hidden is None:
         raise ValueError(NO_OUTPUT)
     return hidden

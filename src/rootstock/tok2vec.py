@@ -203,13 +203,22 @@ class TransformerTok2Vec(BytesOfFolder, TrainablePipe):
 
             set_dropout(self.transformer, drop)
             self.model.attrs["class_pieces_alone"] = self._class_pieces_alone()
-            encoded, backprop = self.model.begin_update([Pieces.of(doc) for doc in docs])
-            self._backprop = lambda: backprop([_gradients(doc) for doc in docs])
+            encoded, backprop = self.model.begin_update([self._pieces(doc) for doc in docs])
+            alone = [one.class_states is not None for one in encoded]
+            self._backprop = lambda: backprop([_gradients(*pair) for pair in zip(docs, alone, strict=True)])
         else:
             self._backprop = None
             encoded = self.predict(docs)
         self.set_annotations(docs, encoded)
         return losses
+
+    def _pieces(self, doc: Doc) -> Pieces:
+        if attributes.ROWS in doc.user_data and not len(doc):
+            raise ValueError(
+                f"component '{self.name}' learns, but a Doc has no text, only '{attributes.ROWS}' of a frozen "
+                "transformer: set trainable: false, or pass documents"
+            )
+        return Pieces.of(doc)
 
     def _class_pieces_alone(self) -> bool:
         """Whether no component that listens, now or in a later batch, reads other pieces."""
@@ -309,10 +318,12 @@ def _no_weights(model: Model, docs: Any, is_train: bool) -> Any:
     raise ValueError("trf_tok2vec has no weights: add it with config={'weights': FOLDER}")
 
 
-def _gradients(doc: Doc) -> tuple[Any, Any]:
+def _gradients(doc: Doc, class_pieces_alone: bool) -> tuple[Any, Any]:
     """What the heads have added, None where nobody has."""
     gradients = doc.user_data.get(attributes.GRADIENTS, {})
-    states = gradients.get("class_states", gradients.get("last_hidden_state"))
+    states = gradients.get("last_hidden_state")
+    if class_pieces_alone:  # heads have seen all pieces if trf_tok2vec has annotated in between
+        states = gradients.get("class_states") if states is None else states[Pieces.of(doc).window_class]
     return states, gradients.get("pooler_output")
 
 

@@ -2,17 +2,19 @@
 
 import numpy as np
 import pytest
+from spacy.language import Language
 from spacy.tokens import Doc
 
 from rootstock import encoder
 from rootstock.families import FAMILIES, Family
 from rootstock.pieces import Pieces
+from rootstock.pooling import POOLING
 from rootstock.textcat import TrfTextCat
 
 from ..conftest import pipeline
 from .test_families import FAMILIES as MADE
 from .test_families import TOKENIZERS, make_weights
-from .test_update import BATCHES, build, examples, net_of
+from .test_update import BATCHES, build, examples, net_of, sgd
 
 KNOWN = [name for name in MADE if FAMILIES.get(name, Family()).after_attention]
 LONG = [("word " * 100 + "end.", "GOOD"), ("Short. And so on.", "BAD")]  # three windows and more
@@ -123,3 +125,24 @@ def test_predictions_stay_whole(tiny):
     expected = nlp("Two. Sentences.").tensor
     updated(nlp, BATCHES[0])
     np.testing.assert_array_equal(nlp("Two. Sentences.").tensor, expected)
+
+
+def test_a_transformer_that_annotates_in_between_learns_the_same(tiny):
+    plain, annotating = build(tiny), build(tiny)
+    for batch in (BATCHES[0], LONG):
+        plain.update(examples(plain, batch), sgd=sgd())
+        annotating.update(examples(annotating, batch), sgd=sgd(), annotates=["trf_tok2vec"])
+    moved = dict(net_of(annotating).named_parameters())
+    for name, parameter in net_of(plain).named_parameters():
+        np.testing.assert_allclose(moved[name].detach(), parameter.detach(), atol=1e-5, err_msg=name)
+
+
+def test_who_reads_more_is_told_how(tiny):
+    seen = []
+    Language.component("reader", func=lambda doc: seen.append(POOLING["mean"](doc)[0]) or doc)
+    nlp = build(tiny)
+    nlp.add_pipe("reader")
+    with pytest.raises(ValueError, match=r"annotates=\['trf_tok2vec'\]"):
+        nlp.update(examples(nlp, BATCHES[0]), annotates=["reader"])
+    nlp.update(examples(nlp, BATCHES[0]), annotates=["trf_tok2vec", "reader"])
+    assert len(seen) == len(BATCHES[0])

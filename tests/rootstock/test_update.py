@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import spacy
 import torch
+from spacy.tokens import Doc
 from spacy.training import Example
 from thinc.api import SGD
 
@@ -265,3 +266,11 @@ def test_a_frozen_transformer_spares_documents_that_bring_what_the_head_reads(ti
     for doc, other in zip(reduced.pipe(docs), plain.pipe(rows), strict=True):
         assert len(doc.tensor) == 0 and doc._.trf_last_hidden_state is None and len(other.tensor) == len(other)
         assert doc.cats == pytest.approx(other.cats, abs=1e-6)
+
+
+def test_a_transformer_that_learns_wants_text(tiny):
+    nlp = build(tiny)
+    reduced = Doc(nlp.vocab)
+    reduced.user_data[ROWS] = np.zeros((1, 16), "f")
+    with pytest.raises(ValueError, match="trainable: false"):
+        nlp.update([Example(reduced, reduced)], sgd=sgd())
