@@ -65,6 +65,7 @@ def _confusion(gold: np.ndarray, predicted: np.ndarray, labels: list[str], exclu
     """One record per document (and label, where classes are not exclusive), as `dvc plots` wants it."""
     decided = scores.decide(predicted, exclusive)
     if exclusive:
+        # One record for all documents of a kind: there may be millions of them.
         known = {(a, b): {"actual": a, "predicted": b} for a in labels for b in labels}
         pairs = zip((gold == 1).argmax(axis=1), decided.argmax(axis=1), strict=True)
         return [known[labels[a], labels[b]] for a, b in pairs]

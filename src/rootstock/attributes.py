@@ -48,6 +48,11 @@ GRADIENT_NAMES = {
 }
 
 
+def is_reduced(doc: Doc) -> bool:
+    """Whether a document has no tokens, and brings what its head reads instead."""
+    return ROWS in doc.user_data and not len(doc)
+
+
 def _alignment(doc: Doc, start: int, end: int) -> list[list[int]]:
     return alignment.pieces_of_tokens(Pieces.of(doc), start, end)
 

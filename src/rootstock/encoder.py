@@ -332,13 +332,12 @@ class _Batch:
     def split_gradients(
         self, d_docs: list[tuple[Any, Any]], scale: float
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        merge, ends = (None, self.bounds.windows) if self.class_pieces_alone else (self.pieces, self.bounds.pieces)
+        ends = self.bounds.windows if self.class_pieces_alone else self.bounds.pieces
         d_rows = self._stack([d[0] for d in d_docs], np.diff(ends), scale)
         d_pool = self._stack([d[1] for d in d_docs], np.diff(self.bounds.sentences), scale)
-        return (
-            d_rows if d_rows is None or merge is None else merge.mean_backward(d_rows),
-            None if d_pool is None else self.sentences.mean_backward(d_pool),
-        )
+        if d_rows is not None and not self.class_pieces_alone:
+            d_rows = self.pieces.mean_backward(d_rows)
+        return d_rows, None if d_pool is None else self.sentences.mean_backward(d_pool)
 
     def _stack(self, parts: list[Any], sizes: np.ndarray, scale: float) -> torch.Tensor | None:
         width = next((part.shape[1] for part in parts if part is not None), None)

@@ -20,7 +20,8 @@ class Head(TrainablePipe):
     """Base of heads. A subclass has `predict`, `set_annotations` and `learn`.
 
     `learn(docs, examples, drop)` adds the gradient of its loss to `doc._.trf_d_last_hidden_state` or
-    `doc._.trf_d_pooler_output`, accumulates that of its own parameters, and returns the loss.
+    `doc._.trf_d_pooler_output`, accumulates that of its own parameters, and returns the loss. One that reads documents
+    through `pooling.class_vectors` or `pooling.pooler_output` alone may say so: `reads_class_pieces_alone = True`.
     """
 
     tok2vec: TransformerTok2Vec | None = None

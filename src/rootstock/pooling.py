@@ -20,11 +20,11 @@ Rows = tuple[Any, Callable[[Any], None]]
 
 def class_vectors(doc: Doc) -> Rows:
     """A row per sentence: the vector of its class piece, the mean over its windows."""
-    pieces, alone = Pieces.of(doc), doc._.trf_class_states
-    states = _hidden(doc) if alone is None else alone
+    pieces, states = Pieces.of(doc), doc._.trf_class_states
+    whole = states is None  # else the transformer has picked them
+    if whole:
+        states = _hidden(doc)[pieces.window_class.tolist()]
     xp = get_array_module(states)
-    speakers = xp.asarray(pieces.window_class)
-    states = states[speakers] if alone is None else states
     sentences, counts = np.unique(pieces.window_sentence, return_counts=True)
     place = np.searchsorted(sentences, pieces.window_sentence)
     share = xp.asarray((1 / counts)[place], dtype=states.dtype)[:, None]
@@ -34,9 +34,9 @@ def class_vectors(doc: Doc) -> Rows:
 
     def backprop(d_rows: Any) -> None:
         d_states = d_rows[place] * share
-        if alone is None:
+        if whole:
             gradient = doc._.trf_d_last_hidden_state
-            xp.add.at(gradient, speakers, d_states)
+            xp.add.at(gradient, xp.asarray(pieces.window_class), d_states)
             doc._.trf_d_last_hidden_state = gradient
         else:
             doc._.trf_d_class_states += d_states

@@ -213,7 +213,7 @@ class TransformerTok2Vec(BytesOfFolder, TrainablePipe):
         return losses
 
     def _pieces(self, doc: Doc) -> Pieces:
-        if attributes.ROWS in doc.user_data and not len(doc):
+        if attributes.is_reduced(doc):
             raise ValueError(
                 f"component '{self.name}' learns, but a Doc has no text, only '{attributes.ROWS}' of a frozen "
                 "transformer: set trainable: false, or pass documents"
@@ -323,7 +323,8 @@ def _gradients(doc: Doc, class_pieces_alone: bool) -> tuple[Any, Any]:
     gradients = doc.user_data.get(attributes.GRADIENTS, {})
     states = gradients.get("last_hidden_state")
     if class_pieces_alone:  # heads have seen all pieces if trf_tok2vec has annotated in between
-        states = gradients.get("class_states") if states is None else states[Pieces.of(doc).window_class]
+        classes = Pieces.of(doc).window_class.tolist()
+        states = gradients.get("class_states") if states is None else states[classes]
     return states, gradients.get("pooler_output")
 
 

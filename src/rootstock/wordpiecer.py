@@ -114,7 +114,7 @@ class WordPiecer(BytesOfFolder, Pipe):
         """Give each doc its pieces, where it has none yet; sentences by spaCy's rules where nobody has set any."""
         if self.tokenizer is None:
             raise ValueError(f"component '{self.name}' has no tokenizer: add it with config={{'weights': FOLDER}}")
-        docs = [doc for doc in docs if not _reduced(doc)]
+        docs = [doc for doc in docs if not attributes.is_reduced(doc)]
         new = [(doc, self._texts(doc)) for doc in docs if KEY not in doc.user_data]
         if new:
             cut = self._cut([text for _, units in new for texts in units for text in texts])
@@ -238,14 +238,10 @@ class WordPiecer(BytesOfFolder, Pipe):
 SENTENCES = {"doc.sents", "token.is_sent_start", "token.sent_start"}
 
 
-def _reduced(doc: Doc) -> bool:
-    """Whether a document without tokens brings what its head reads."""
-    return attributes.ROWS in doc.user_data and not len(doc)
-
-
 def _bare(doc: Doc) -> bool:
     """Whether nobody has set sentences, nor cut the document into pieces."""
-    return KEY not in doc.user_data and not _reduced(doc) and not doc.has_annotation("SENT_START")
+    bare = KEY not in doc.user_data and not doc.has_annotation("SENT_START")
+    return bare and not attributes.is_reduced(doc)
 
 
 class Text(NamedTuple):
