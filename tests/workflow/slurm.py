@@ -38,7 +38,7 @@ SlurmctldHost={self.host}(127.0.0.1)
 CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
 SlurmUser=root
 AuthType=auth/munge
-AuthInfo=socket={self.socket}
+AuthInfo=socket={self.socket},cred_expire=20
 SlurmctldPort={free_port()}
 SlurmdPort={free_port()}
 StateSaveLocation={folder}/ctld

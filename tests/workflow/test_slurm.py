@@ -120,7 +120,7 @@ def strike(project, slurm, blow) -> int:
         saved, begin = project.folder / "data/model/base/pipeline/meta.json", time.time()  # after the first epoch
         slurm.wait(lambda: saved.exists() and saved.stat().st_mtime > begin, "no epoch has ended", 60)
         blow(running(slurm, "finetune")[0])
-        return run.wait(300)
+        return run.wait(900)  # far above what it takes: the plugin asks less and less often for a job that goes on
 
 
 def check(project, log: str, before: dict[str, str]) -> None:
