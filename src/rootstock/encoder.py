@@ -39,6 +39,7 @@ os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 MANY = 8  # packs: a batch of so many is a huge document, and memory counts for more than time
+SHARE = 4  # of such a batch, training computes packs of so small a part of the budget
 OFTEN = 50  # batches of training, after which free memory goes back: fragments of it would add up over an epoch
 _libc = ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
 
@@ -199,6 +200,9 @@ def _forward(model: Model, docs: list[Pieces], is_train: bool) -> tuple[list[Enc
     layers = _Layers(batch, model.attrs["hidden_states"], model.attrs["attentions"])
     packs = list(pack(batch.lengths, budget, padded=not batch.unpadded))
     kept, many = 0, len(packs) >= MANY
+    if many and is_train:
+        budget = max(1, budget // SHARE)
+        packs = list(pack(batch.lengths, budget, padded=not batch.unpadded))
     with _autocast(precision, batch.device), packed(net, budget) if len(packs) > 1 and not is_train else nullcontext():
         for number, windows in enumerate(packs):
             step = _Pass(net, mix, batch, windows, precision, ask)

@@ -12,6 +12,7 @@ from thinc.api import SGD
 
 from rootstock.alignment import entries
 from rootstock.attributes import ROWS
+from rootstock.encoder import MANY, SHARE
 from rootstock.pieces import Pieces
 from rootstock.pooling import POOLING
 
@@ -178,6 +179,21 @@ def test_many_packs_give_the_gradient_of_one(tiny):
         nlp = build(tiny, words_per_batch=budget)
         nlp.update(examples(nlp, BATCHES[0]), sgd=sgd())
         states.append(net_of(nlp).state_dict())
+    for name, value in states[0].items():
+        np.testing.assert_allclose(states[1][name], value, atol=2e-5, err_msg=name)
+
+
+def test_a_huge_document_is_computed_in_smaller_packs(tiny):
+    """In training: the graph of one is all that is held. The gradient is that of one pack."""
+    batch, states, seen = [("I like it. " * 60, "GOOD")], [], []
+    for budget in (3000, 32):
+        nlp = build(tiny, words_per_batch=budget)
+        net_of(nlp).register_forward_pre_hook(
+            lambda module, args, kwargs: seen.append(kwargs["input_ids"].numel()), with_kwargs=True
+        )
+        nlp.update(examples(nlp, batch), sgd=sgd())
+        states.append(net_of(nlp).state_dict())
+    assert seen[0] > MANY * 32 and max(seen[1:]) <= 32 // SHARE
     for name, value in states[0].items():
         np.testing.assert_allclose(states[1][name], value, atol=2e-5, err_msg=name)
 
