@@ -158,6 +158,12 @@ def _trim() -> None:
         _libc.malloc_trim(0)
 
 
+def _recurring(size: int, most: int) -> int:
+    """So many rows or up to a 32nd more: oneDNN compiles a product for each shape that it meets, and keeps it."""
+    step = 1 << max(0, size.bit_length() - 6)
+    return max(size, min(-(-size // step) * step, most))
+
+
 def _coalesce(table: torch.nn.Parameter) -> None:
     """A row of its gradient for each that was used; or it would have one for each piece of the batch."""
     if table.grad is not None and table.grad.is_sparse:
@@ -198,11 +204,11 @@ def _forward(model: Model, docs: list[Pieces], is_train: bool) -> tuple[list[Enc
     pooled: torch.Tensor | None = None
     passes: list[_Pass] = []
     layers = _Layers(batch, model.attrs["hidden_states"], model.attrs["attentions"])
-    packs = list(pack(batch.lengths, budget, padded=not batch.unpadded))
+    packs = batch.packs(budget)
     kept, many = 0, len(packs) >= MANY
     if many and is_train:
         budget = max(1, budget // SHARE)
-        packs = list(pack(batch.lengths, budget, padded=not batch.unpadded))
+        packs = batch.packs(budget)
     with _autocast(precision, batch.device), packed(net, budget) if len(packs) > 1 and not is_train else nullcontext():
         for number, windows in enumerate(packs):
             step = _Pass(net, mix, batch, windows, precision, ask)
@@ -277,12 +283,17 @@ class _Batch:
         self.n_rows = len(self.lengths if self.class_pieces_alone else windows)
         self.pieces = _Merge(windows, len(self.all.ids), self.device)
 
+    def packs(self, budget: int) -> list[np.ndarray]:
+        self.budget = budget
+        return list(pack(self.lengths, budget, padded=not self.unpadded))
+
     def layout(self, windows: np.ndarray) -> _Layout:
         lengths = self.lengths[windows]
         within, firsts = counted(lengths), np.cumsum(lengths) - lengths
         rows = np.repeat(self.starts[windows], lengths) + within
         if self.unpadded:
-            shape, places = (1, len(rows)), np.arange(len(rows))
+            shape, places = (1, _recurring(len(rows), self.budget)), np.arange(len(rows))
+            more = np.ones(shape[1] - len(rows), "int64")  # windows of one piece, which nobody reads
         else:
             shape = (len(windows), int(lengths.max()))
             places = np.repeat(np.arange(len(windows)) * shape[1], lengths) + within
@@ -292,13 +303,14 @@ class _Batch:
             filled.flat[places] = values
             return torch.from_numpy(filled).to(self.device)
 
-        inputs: dict[str, Any] = {"input_ids": grid(self.ids[rows], self.pad)}
+        padding = self.ids[rows[0]] if self.unpadded else self.pad  # no embedding is used for its sake
+        inputs: dict[str, Any] = {"input_ids": grid(self.ids[rows], padding)}
         if self.typed:
             inputs["token_type_ids"] = grid(self.types[rows])
         if self.unpadded:
             inputs |= {
-                "position_ids": grid(within + self.first_position),
-                "windows": attention.Windows(lengths, self.config.num_attention_heads),
+                "position_ids": grid(within + self.first_position, self.first_position),
+                "windows": attention.Windows(np.append(lengths, more), self.config.num_attention_heads),
             }
         elif len(rows) < inputs["input_ids"].numel():  # without padding no mask is needed, and attention is cheaper
             inputs["attention_mask"] = grid(np.ones_like(rows))

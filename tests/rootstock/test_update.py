@@ -183,6 +183,17 @@ def test_many_packs_give_the_gradient_of_one(tiny):
         np.testing.assert_allclose(states[1][name], value, atol=2e-5, err_msg=name)
 
 
+def test_shapes_recur(tiny):
+    """A product is compiled, and kept, for each shape: documents of 20 lengths share a few, none a 32nd too large."""
+    nlp, seen = build(tiny), []
+    nlp.get_pipe("trf_tok2vec").transformer.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+    )
+    real = [Pieces.of(nlp("I like it. " * 80 + "so " * n)).window_lengths.sum() for n in range(1, 21)]
+    assert len(set(real)) == 20 and len(set(seen)) < 5
+    assert all(n <= rows <= n * 33 / 32 for n, rows in zip(real, seen, strict=True))
+
+
 def test_a_huge_document_is_computed_in_smaller_packs(tiny):
     """In training: the graph of one is all that is held. The gradient is that of one pack."""
     batch, states, seen = [("I like it. " * 60, "GOOD")], [], []
