@@ -303,8 +303,7 @@ class _Batch:
             filled.flat[places] = values
             return torch.from_numpy(filled).to(self.device)
 
-        padding = self.ids[rows[0]] if self.unpadded else self.pad  # no embedding is used for its sake
-        inputs: dict[str, Any] = {"input_ids": grid(self.ids[rows], padding)}
+        inputs: dict[str, Any] = {"input_ids": grid(self.ids[rows], self.pad)}
         if self.typed:
             inputs["token_type_ids"] = grid(self.types[rows])
         if self.unpadded:
