@@ -2,15 +2,24 @@
 
 import argparse
 import importlib
+from collections.abc import Sequence
 
 from .report import RESULTS
 
 NAMES = ("floor", "encode", "finetune", "sweep", "workflow", "memory", "growth")
 
-if __name__ == "__main__":
+
+def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
+    """names: those that are given, or all."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Writes benchmarks/results.")
-    parser.add_argument("names", nargs="*", default=NAMES, choices=[[], *NAMES], metavar="NAME", help=", ".join(NAMES))
+    parser.add_argument("names", nargs="*", choices=[[], *NAMES], metavar="NAME", help=", ".join(NAMES))
     parser.add_argument("--full", action="store_true", help="more rounds and all of the data: hours")
-    asked = parser.parse_args()
+    asked = parser.parse_args(given)
+    asked.names = asked.names or NAMES
+    return asked
+
+
+if __name__ == "__main__":
+    asked = arguments()
     for name in asked.names:
         print(importlib.import_module(f"benchmarks.{name}").run(asked.full).write(RESULTS))

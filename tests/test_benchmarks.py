@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import encode
+from benchmarks.__main__ import NAMES, arguments
 from benchmarks.report import Report
 from benchmarks.turns import Goal, Measured
 
@@ -38,3 +39,10 @@ def test_a_worker_that_fails_is_named(minilm):
     contender, *_ = encode.ours({"weights": minilm, "path": Path("nowhere"), "documents": 20})
     with contender, pytest.raises(RuntimeError, match="rootstock fp32 ended with 1"):
         contender.ready()
+
+
+def test_without_a_name_all_are_run():
+    assert arguments([]).names == NAMES
+    assert arguments(["--full", "sweep", "floor"]).names == ["sweep", "floor"]
+    with pytest.raises(SystemExit):
+        arguments(["flor"])
