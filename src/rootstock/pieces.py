@@ -1,7 +1,8 @@
 """The wordpieces of one document, as compact arrays that travel through DocBin in `doc.user_data`."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -42,7 +43,7 @@ class Pieces:
 
     def store(self, doc: Doc) -> None:
         """Put the arrays into `doc.user_data`."""
-        doc.user_data[KEY] = {f.name: getattr(self, f.name) for f in fields(self)}
+        doc.user_data[KEY] = dict(vars(self))
 
     @classmethod
     def of(cls, doc: Doc) -> "Pieces":
@@ -56,21 +57,45 @@ class Pieces:
     @classmethod
     def join(cls, documents: Sequence["Pieces"]) -> tuple["Pieces", "Bounds"]:
         """Those of many documents (int64) as if each were the next part of one, and where each begins and ends."""
-        columns = {f.name: [getattr(one, f.name) for one in documents] for f in fields(cls)}
+        columns = {name: [getattr(one, name) for one in documents] for name in PARTS}
         joined = {name: np.concatenate([*arrays, np.zeros(0, "int64")]) for name, arrays in columns.items()}
-        pieces, sentences, windows = (
-            bounds([len(x) for x in columns[name]]) for name in ("ids", "sentence_pieces", "window_lengths")
-        )
-        tokens = bounds(joined["sentence_tokens"])[sentences]
-        for name, starts in {
-            "aligned_tokens": tokens,
-            "aligned_pieces": pieces,
-            "window_sentence": sentences,
-            "window_class": pieces,
-            "window_pieces": pieces,
-        }.items():
-            joined[name] += np.repeat(starts[:-1], [len(x) for x in columns[name]])
-        return cls(**joined), Bounds(pieces, tokens, sentences, windows)
+        ends = {of: bounds([len(x) for x in columns[name]]) for name, of in PARTS.items()}
+        at = Bounds(tokens=bounds(joined["sentence_tokens"])[ends["sentences"]], **ends)
+        for name in INDICES:
+            joined[name] += at.first(name)
+        return cls(**joined), at
+
+    def split(self, at: "Bounds") -> Iterator["Pieces"]:
+        """For each document its own, as they were before `join`."""
+        columns = []
+        for name, of in PARTS.items():
+            values = getattr(self, name)
+            values = (values - at.first(name) if name in INDICES else values).astype("int32")
+            columns.append([values[start:end] for start, end in pairwise(getattr(at, of).tolist())])
+        return map(Pieces, *columns)
+
+
+# Of what a column has an entry each, in the order of the fields; and of what its entries are indices.
+PARTS = {
+    "ids": "pieces",
+    "types": "pieces",
+    "sentence_pieces": "sentences",
+    "sentence_tokens": "sentences",
+    "kept_tokens": "sentences",
+    "aligned_tokens": "pairs",
+    "aligned_pieces": "pairs",
+    "window_sentence": "windows",
+    "window_lengths": "windows",
+    "window_class": "windows",
+    "window_pieces": "rows",
+}
+INDICES = {
+    "aligned_tokens": "tokens",
+    "aligned_pieces": "pieces",
+    "window_sentence": "sentences",
+    "window_class": "pieces",
+    "window_pieces": "pieces",
+}
 
 
 class Bounds(NamedTuple):
@@ -79,7 +104,13 @@ class Bounds(NamedTuple):
     pieces: np.ndarray
     tokens: np.ndarray
     sentences: np.ndarray
+    pairs: np.ndarray  # of a token and a piece that are aligned
     windows: np.ndarray
+    rows: np.ndarray  # positions in all windows
+
+    def first(self, name: str) -> np.ndarray:
+        """For each entry of a column the index at which its document begins."""
+        return np.repeat(getattr(self, INDICES[name])[:-1], np.diff(getattr(self, PARTS[name])))
 
 
 def bounds(counts: Sequence[int] | np.ndarray) -> np.ndarray:

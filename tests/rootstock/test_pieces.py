@@ -26,12 +26,16 @@ def test_joined_documents_keep_to_themselves(tiny_nlp, some):
     dense = alignment(joined)
     assert np.count_nonzero(dense) == sum(np.count_nonzero(alignment(part)) for part in parts)
     for i, part in enumerate(parts):
-        tokens, pieces, sentences, windows = (
-            slice(*list(pairwise(at))[i]) for at in (bounds.tokens, bounds.pieces, bounds.sentences, bounds.windows)
-        )
+        tokens, pieces = (slice(*list(pairwise(at))[i]) for at in (bounds.tokens, bounds.pieces))
         np.testing.assert_array_equal(dense[tokens, pieces], alignment(part))
         np.testing.assert_array_equal(joined.ids[pieces], part.ids)
-        np.testing.assert_array_equal(joined.sentence_tokens[sentences], part.sentence_tokens)
-        np.testing.assert_array_equal(joined.window_lengths[windows], part.window_lengths)
-        np.testing.assert_array_equal(joined.window_sentence[windows] - sentences.start, part.window_sentence)
-        np.testing.assert_array_equal(joined.window_class[windows] - pieces.start, part.window_class)
+
+
+@given(some=st.lists(texts, max_size=4))
+def test_what_is_split_again_is_as_it_was(tiny_nlp, some):
+    parts = [Pieces.of(doc) for doc in tiny_nlp.get_pipe("trf_wordpiecer").pipe(map(tiny_nlp.make_doc, some))]
+    joined, bounds = Pieces.join(parts)
+    for part, back in zip(parts, joined.split(bounds), strict=True):
+        for name, values in vars(part).items():
+            np.testing.assert_array_equal(getattr(back, name), values, err_msg=name)
+            assert getattr(back, name).dtype == "int32"
