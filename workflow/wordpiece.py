@@ -43,25 +43,21 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
 
 def _counted(docs: Iterator[Doc], counts: Counter[str], unknown: int | None, budget: int) -> Iterator[Doc]:
     for batch in spacy.util.minibatch(docs, 256):
-        lengths = []
-        for doc in batch:
-            pieces = Pieces.of(doc)
-            windows = np.bincount(pieces.window_sentence, minlength=pieces.n_sentences)
-            lengths.append(pieces.window_lengths)
-            counts.update(
-                documents=1,
-                tokens=len(doc),
-                sentences=pieces.n_sentences,
-                pieces=len(pieces.ids),
-                unknown_pieces=int((pieces.ids == unknown).sum()),
-                windowed_sentences=int((windows > 1).sum()),
-                truncated_tokens=int((pieces.sentence_tokens - pieces.kept_tokens).sum()),
-            )
-            yield doc
-        window_lengths = np.concatenate(lengths)
-        real = int(window_lengths.sum())
-        counts["window_pieces"] += real
-        counts["computed_pieces"] += round(real / padding_efficiency(window_lengths, budget)) if real else 0
+        pieces, _ = Pieces.join([Pieces.of(doc) for doc in batch])
+        windows = np.bincount(pieces.window_sentence, minlength=pieces.n_sentences)
+        real = int(pieces.window_lengths.sum())
+        counts.update(
+            documents=len(batch),
+            tokens=pieces.n_tokens,
+            sentences=pieces.n_sentences,
+            pieces=len(pieces.ids),
+            unknown_pieces=int((pieces.ids == unknown).sum()),
+            windowed_sentences=int((windows > 1).sum()),
+            truncated_tokens=int((pieces.sentence_tokens - pieces.kept_tokens).sum()),
+            window_pieces=real,
+            computed_pieces=round(real / padding_efficiency(pieces.window_lengths, budget)) if real else 0,
+        )
+        yield from batch
 
 
 if __name__ == "__main__":
