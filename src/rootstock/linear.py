@@ -1,12 +1,13 @@
 """Linear layers by oneDNN on CPUs: it uses all of their vector units, where PyTorch's BLAS may use half of them.
 
-An activation that follows is computed in the same pass over memory.
+Without gradients an activation that follows is computed in the same pass over memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +21,15 @@ BEFORE = {"intermediate_act_fn": "dense", "activation": "lin1"}
 _onednn = torch.ops.mkldnn
 
 
+def _is_by_intel() -> bool:
+    cpus = Path("/proc/cpuinfo")
+    return cpus.exists() and "GenuineIntel" in cpus.read_text()
+
+
+# MKL, PyTorch's BLAS, uses all vector units of its own maker's CPUs; there it takes transposed matrices as they lie.
+MKL_IS_FAST = torch.backends.mkl.is_available() and _is_by_intel()
+
+
 class Linear(torch.nn.Linear):
     """PyTorch's by another road, and GELU where `gelu` is set."""
 
@@ -30,8 +40,8 @@ class Linear(torch.nn.Linear):
         dtype = product_dtype(input)
         known = computes(input.device, dtype)
         if torch.is_grad_enabled() or not known:
-            product = _Linear.apply if known and dtype == input.dtype == torch.float32 else linear
-            output = product(input, self.weight, self.bias)
+            ours = known and not MKL_IS_FAST and dtype == input.dtype == torch.float32
+            output = (_Linear.apply if ours else linear)(input, self.weight, self.bias)
             return gelu(output) if self.gelu else output
         weight, bias = self.packed or (self.weight.to(dtype), None if self.bias is None else self.bias.to(dtype))
         return _onednn._linear_pointwise(input.to(dtype), weight, bias, "gelu" if self.gelu else "none", [], "none")

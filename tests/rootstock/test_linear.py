@@ -5,6 +5,7 @@ import torch
 from torch.nn.functional import gelu
 from transformers import BertConfig, BertModel, DistilBertConfig, DistilBertModel
 
+from rootstock import linear
 from rootstock.linear import Linear, computes, packed, replace_linear
 
 CPU = torch.device("cpu")
@@ -20,13 +21,21 @@ def pair(bias=True, dtype=torch.float32):
     return ours, theirs
 
 
+@pytest.fixture(params=[True, False], ids=["mkl", "onednn"])
+def mkl_is_fast(request, monkeypatch):
+    """As on CPUs of Intel, and of others."""
+    monkeypatch.setattr(linear, "MKL_IS_FAST", request.param)
+    return request.param
+
+
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", [(1, 24), (7, 24), (2, 3, 24)])
-def test_values_and_gradients_are_those_of_pytorch(shape, bias):
+def test_values_and_gradients_are_those_of_pytorch(shape, bias, mkl_is_fast):
     ours, theirs = pair(bias)
     rows = [torch.linspace(-2, 2, torch.Size(shape).numel()).view(shape).requires_grad_() for _ in range(2)]
     found, wanted = ours(rows[0]), theirs(rows[1])
     torch.testing.assert_close(found, wanted)
+    assert (found.grad_fn.name() == "_LinearBackward") == (not mkl_is_fast)
     gradient = torch.sin(torch.arange(wanted.numel())).view_as(wanted)
     found.backward(gradient)
     wanted.backward(gradient)
@@ -45,7 +54,7 @@ def test_without_gradients_the_gelu_is_computed_in_the_same_pass():
         torch.testing.assert_close(ours(rows), wanted)
 
 
-def test_what_is_frozen_has_no_gradient():
+def test_what_is_frozen_has_no_gradient(mkl_is_fast):
     ours, _ = pair()
     ours.requires_grad_(False)
     rows = torch.randn(5, 24, requires_grad=True)
@@ -69,7 +78,7 @@ def test_packed_weights_give_the_same_and_are_given_up(halved, bias):
     assert ours.packed is None
 
 
-def test_autocastcomputes_in_bf16_with_gradients_too():
+def test_autocast_computes_in_bf16_with_gradients_too():
     ours, theirs = pair()
     with torch.autocast("cpu", torch.bfloat16):
         found = ours(torch.ones(3, 24))
@@ -94,7 +103,7 @@ def test_what_onednn_does_not_know_is_left_to_pytorch():
     ],
     ids=["bert", "distilbert"],
 )
-def test_a_networkcomputes_and_is_saved_as_before(net):
+def test_a_network_computes_and_is_saved_as_before(net):
     net.eval()
     ids = torch.arange(20)[None]
     before, names = net(ids).last_hidden_state, list(net.state_dict())
