@@ -43,7 +43,7 @@ class Template(NamedTuple):
         elif tokenizer.cls_token_id in whole[edges[0]]:
             position = whole.index(tokenizer.cls_token_id)
         elif tokenizer.cls_token_id in whole[edges[n_texts]]:
-            position = len(whole) - 1 - whole[::-1].index(tokenizer.cls_token_id) - len(whole)
+            position = -1 - whole[::-1].index(tokenizer.cls_token_id)
         return cls(
             [whole[edge] for edge in edges],
             [types[edge] for edge in edges],
