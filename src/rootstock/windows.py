@@ -60,7 +60,7 @@ class Texts(NamedTuple):
     lengths: np.ndarray  # (n_texts,) pieces of each
 
 
-class Windows(NamedTuple):
+class Cut(NamedTuple):
     """Units, which are texts or pairs of them, as the model reads them; a piece that two windows show is there once."""
 
     ids: np.ndarray  # (n_pieces,) boundary pieces included, unit after unit
@@ -74,7 +74,7 @@ class Windows(NamedTuple):
     pieces: np.ndarray  # (n_rows,) the piece at each position of each window
 
 
-def cut(texts: Texts, units: np.ndarray, templates: list[Template], most: int, truncate: bool) -> Windows:
+def cut(texts: Texts, units: np.ndarray, templates: list[Template], most: int, truncate: bool) -> Cut:
     """Put boundary pieces around units, or around each window of one that is longer than the model takes.
 
     units (int, Shape (n_units,)): how many of the texts each takes: 1 or 2.
@@ -131,7 +131,7 @@ def cut(texts: Texts, units: np.ndarray, templates: list[Template], most: int, t
     position = np.array([template.class_position for template in templates])[kind[unit]]
     speakers = np.cumsum(lengths) - np.where(position < 0, 0, lengths) + position
     chosen = rows[new]
-    return Windows(
+    return Cut(
         ids[chosen], types[chosen], spans[chosen], unit_pieces, truncated, unit, lengths, pieces[speakers], pieces
     )
 
