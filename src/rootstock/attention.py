@@ -52,7 +52,10 @@ class Windows:
         while first < len(lengths):
             length = int(lengths[first])
             alike = int(np.count_nonzero(lengths[first:] >= ALIKE * length))
-            last = first + min(alike, max(1, MOST // (n_heads * length**2)))
+            size = min(alike, max(1, MOST // (n_heads * length**2)))
+            if self.large:  # then by oneDNN, which compiles a product for each shape, and keeps it: these recur
+                size -= size % (1 << max(0, size.bit_length() - 3))
+            last = first + size
             padding = torch.from_numpy(np.arange(length) >= lengths[first:last, None])[:, None, None]
             rows = slice(row, row + (last - first) * length * n_heads)
             self.runs.append(Run(rows, length, padding if lengths[last - 1] < length else None))

@@ -53,6 +53,15 @@ def test_what_is_computed_together_stays_in_the_cache(lengths, runs):
     torch.testing.assert_close(found, one_by_one(*qkv(sum(lengths)), lengths))
 
 
+def test_shapes_of_large_packs_recur():
+    lots, shapes = np.random.default_rng(0), set()
+    for _ in range(300):
+        windows = Windows(-np.sort(-lots.integers(6, 12, 400)), HEADS)
+        shapes |= {(run.length, run.rows.stop - run.rows.start) for run in windows.runs}
+    assert windows.large
+    assert len(shapes) < 40  # more than 100 where they do not
+
+
 @pytest.mark.parametrize("lengths", [[5, 3], [LARGE // 20] * 19 + [LARGE // 20 - 1, 1]], ids=["small", "large"])
 def test_bf16_comes_back_as_bf16_and_is_near(lengths):
     ours, theirs = qkv(sum(lengths), torch.bfloat16), qkv(sum(lengths))
