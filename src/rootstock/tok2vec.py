@@ -22,7 +22,7 @@ from .pieces import Pieces
 from .weights import BytesOfFolder, forget_folders, load_model, save_model
 
 if TYPE_CHECKING:
-    from .encoder import Encoded
+    from .batch import Encoded
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 

@@ -5,7 +5,7 @@ import pytest
 from spacy.language import Language
 from spacy.tokens import Doc
 
-from rootstock import encoder
+from rootstock.batch import Batch
 from rootstock.families import FAMILIES, Family
 from rootstock.pieces import Pieces
 from rootstock.pooling import POOLING
@@ -23,13 +23,13 @@ LONG = [("word " * 100 + "end.", "GOOD"), ("Short. And so on.", "BAD")]  # three
 @pytest.fixture(params=["end to end", "padded"])
 def layout(request, monkeypatch):
     if request.param == "padded":  # as on a GPU
-        init = encoder._Batch.__init__
+        init = Batch.__init__
 
         def padded(self, *args):
             init(self, *args)
             self.unpadded = False
 
-        monkeypatch.setattr(encoder._Batch, "__init__", padded)
+        monkeypatch.setattr(Batch, "__init__", padded)
     return request.param
 
 
