@@ -13,28 +13,36 @@ from .report import Report
 from .turns import Contender, Goal, Measured, numbers, take_turns
 
 PEER = "spacy-transformers"
-ALONE = [Goal("rootstock fp32", "bare fp32", least=0.9), Goal("rootstock auto", "bare auto", least=0.9)]
-GOALS = {
-    "short text (SST-2)": [Goal("rootstock fp32", PEER, least=2.7), Goal("rootstock auto", PEER, least=8), *ALONE],
-    "long text (IMDB)": [Goal("rootstock fp32", PEER, least=7), Goal("rootstock auto", PEER, least=20), *ALONE],
-}
+GOALS: dict[str, dict[str, float]] = {
+    "short text (SST-2)": {"fp32": 2.7, "auto": 8},
+    "long text (IMDB)": {"fp32": 7, "auto": 20},
+}  # over PEER
 
 
 def run(full: bool) -> Report:
     report = Report("encode")
     sizes = {"sst2": 5000, "imdb": 300} if full else {"sst2": 1000, "imdb": 60}
-    for (what, goals), (corpus, documents) in zip(GOALS.items(), sizes.items(), strict=True):
+    precisions = data.precisions()
+    for (what, least), (corpus, documents) in zip(GOALS.items(), sizes.items(), strict=True):
         path = data.SHARED / corpus / "train.jsonl"
         settings = {"weights": data.WEIGHTS, "path": path, "documents": documents}
-        measure(report, what, [*ours(settings), *peers(settings)], path, 7 if full else 3, PEER, goals)
+        contenders = [*ours(settings, precisions), *peers(settings)]
+        goals = [
+            Goal(f"rootstock {one}", other, least=ratio)
+            for one in precisions
+            for other, ratio in ((PEER, least[one]), (f"bare {one}", 0.9))
+        ]
+        measure(report, what, contenders, path, 7 if full else 3, PEER, goals)
+    if "auto" not in precisions:
+        report.notes.append(data.NO_AUTO)
     return report
 
 
-def ours(settings: dict[str, Any]) -> list[Contender]:
+def ours(settings: dict[str, Any], precisions: Sequence[str]) -> list[Contender]:
     return [
         Contender(f"{name.lower()} {precision}", f"benchmarks.encoders:{name}", precision=precision, **settings)
         for name in ("Rootstock", "Bare")
-        for precision in ("fp32", "auto")
+        for precision in precisions
     ]
 
 

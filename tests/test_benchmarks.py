@@ -14,7 +14,7 @@ from .conftest import ROOT
 def test_contenders_take_turns_and_agree(minilm, tmp_path):
     path = ROOT / "data/sample/train.jsonl"
     report, goals = Report("encode"), [Goal("rootstock fp32", "bare fp32", least=0.9)]
-    contenders = encode.ours({"weights": minilm, "path": path, "documents": 20})[:3]
+    contenders = encode.ours({"weights": minilm, "path": path, "documents": 20}, ["fp32", "auto"])[:3]
     encode.measure(report, "sample", contenders, path, 2, "bare fp32", goals)
     table = report.write(tmp_path)
     written = json.loads((tmp_path / "encode.json").read_text())
@@ -36,7 +36,7 @@ def test_ratios_are_those_within_a_round():
 
 
 def test_a_worker_that_fails_is_named(minilm):
-    contender, *_ = encode.ours({"weights": minilm, "path": Path("nowhere"), "documents": 20})
+    contender, *_ = encode.ours({"weights": minilm, "path": Path("nowhere"), "documents": 20}, ["fp32"])
     with contender, pytest.raises(RuntimeError, match="rootstock fp32 ended with 1"):
         contender.ready()
 
