@@ -29,7 +29,7 @@ def run(full: bool) -> Report:
     speed = [Goal(f"rootstock {one}", other, least=ratio) for one in precisions for other, ratio in SPEED[one].items()]
     quality = [Goal(f"rootstock {one}", other, least=1) for one in precisions for other in (TRAINER, SPACY)]
     report.add(Measured(what, "documents/s", TRAINER, numbers(rounds, "documents"), speed))
-    report.add(Measured(what, "test accuracy", TRAINER, numbers(rounds, "accuracy"), quality))
+    report.add(Measured(f"accuracy after {what}", "test accuracy", TRAINER, numbers(rounds, "accuracy"), quality))
     report.notes += _means(rounds)
     if "auto" not in precisions:
         report.notes.append(data.NO_AUTO)
@@ -42,7 +42,7 @@ def run(full: bool) -> Report:
     rounds = take_turns(contenders, [{"seed": seed} for seed in range(10 if full else 3)])
     what = "8 examples of each class (SST-2)"
     report.add(Measured(what, "seconds", "SetFit", numbers(rounds, "seconds")))
-    report.add(Measured(what, "test accuracy", "SetFit", numbers(rounds, "accuracy")))
+    report.add(Measured(f"accuracy after {what}", "test accuracy", "SetFit", numbers(rounds, "accuracy")))
     return report
 
 
