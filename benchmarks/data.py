@@ -22,18 +22,6 @@ def texts(path: str | Path, documents: int | None = None) -> list[str]:
     return [row["text"] for row in rows(path, documents)]
 
 
-def precisions() -> list[str]:
-    """fp32, and auto where this CPU has a faster one."""
-    import torch
-
-    from rootstock.encoder import has_fast_bf16
-
-    return ["fp32", "auto"] if has_fast_bf16(torch.device("cpu")) else ["fp32"]
-
-
-NO_AUTO = "no AMX and no AVX512-BF16 here: auto would be fp32, and is left out"
-
-
 def words(text: str) -> int:
     """The same count for everybody, whatever they call a token."""
     return len(text.split())

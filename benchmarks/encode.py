@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from . import data
+from .precisions import precisions
 from .report import Report
 from .turns import Contender, Goal, Measured, numbers, take_turns
 
@@ -22,19 +23,17 @@ GOALS: dict[str, dict[str, float]] = {
 def run(full: bool) -> Report:
     report = Report("encode")
     sizes = {"sst2": 5000, "imdb": 300} if full else {"sst2": 1000, "imdb": 60}
-    precisions = data.precisions()
+    taking_part = precisions(report)
     for (what, least), (corpus, documents) in zip(GOALS.items(), sizes.items(), strict=True):
         path = data.SHARED / corpus / "train.jsonl"
         settings = {"weights": data.WEIGHTS, "path": path, "documents": documents}
-        contenders = [*ours(settings, precisions), *peers(settings)]
+        contenders = [*ours(settings, taking_part), *peers(settings)]
         goals = [
             Goal(f"rootstock {one}", other, least=ratio)
-            for one in precisions
+            for one in taking_part
             for other, ratio in ((PEER, least[one]), (f"bare {one}", 0.9))
         ]
         measure(report, what, contenders, path, 7 if full else 3, PEER, goals)
-    if "auto" not in precisions:
-        report.notes.append(data.NO_AUTO)
     return report
 
 

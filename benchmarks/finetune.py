@@ -6,6 +6,7 @@ from statistics import mean
 from typing import Any
 
 from . import data
+from .precisions import precisions
 from .report import Report
 from .turns import Contender, Goal, Measured, numbers, take_turns
 
@@ -18,25 +19,23 @@ def run(full: bool) -> Report:
     documents, test = (6600, 1821) if full else (1024, 500)
     own, peer = "benchmarks.trainers:Rootstock", {"python": data.PEERS}
 
-    epoch, precisions = _settings(documents, test), data.precisions()
+    epoch, taking_part = _settings(documents, test), precisions(report)
     contenders = [
-        *(Contender(f"rootstock {one}", own, precision=one, **epoch) for one in precisions),
+        *(Contender(f"rootstock {one}", own, precision=one, **epoch) for one in taking_part),
         Contender(TRAINER, "benchmarks.trainers:HuggingFace", **peer, **epoch),
         Contender(SPACY, "benchmarks.trainers:SpacyTransformers", **peer, **epoch),
     ]
     rounds = take_turns(contenders, [{"seed": seed} for seed in range(3)])
     what = f"one epoch of {documents} sentences (SST-2), batches of 32"
-    speed = [Goal(f"rootstock {one}", other, least=ratio) for one in precisions for other, ratio in SPEED[one].items()]
-    quality = [Goal(f"rootstock {one}", other, least=1) for one in precisions for other in (TRAINER, SPACY)]
+    speed = [Goal(f"rootstock {one}", other, least=ratio) for one in taking_part for other, ratio in SPEED[one].items()]
+    quality = [Goal(f"rootstock {one}", other, least=1) for one in taking_part for other in (TRAINER, SPACY)]
     report.add(Measured(what, "documents/s", TRAINER, numbers(rounds, "documents"), speed))
     report.add(Measured(f"accuracy after {what}", "test accuracy", TRAINER, numbers(rounds, "accuracy"), quality))
     report.notes += _means(rounds)
-    if "auto" not in precisions:
-        report.notes.append(data.NO_AUTO)
 
     few = _settings(16, test)
     contenders = [
-        Contender("rootstock auto", own, precision="auto", epochs=25, **few),
+        Contender(f"rootstock {taking_part[-1]}", own, precision=taking_part[-1], epochs=25, **few),
         Contender("SetFit", "benchmarks.trainers:SetFit", **peer, **few),
     ]
     rounds = take_turns(contenders, [{"seed": seed} for seed in range(10 if full else 3)])

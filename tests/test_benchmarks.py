@@ -5,8 +5,10 @@ import pytest
 
 from benchmarks import encode
 from benchmarks.__main__ import NAMES, arguments
+from benchmarks.precisions import precisions
 from benchmarks.report import Report
 from benchmarks.turns import Goal, Measured
+from rootstock import encoder
 
 from .conftest import ROOT
 
@@ -26,6 +28,14 @@ def test_contenders_take_turns_and_agree(minilm, tmp_path):
     assert (tmp_path / "encode.png").stat().st_size > 1000
     cosines = [float(note.split("cosine ")[1].split()[0]) for note in written["notes"]]
     assert cosines[0] > 0.99999 and cosines[1] > 0.999
+
+
+@pytest.mark.parametrize(("fast", "wanted"), [(True, ["fp32", "auto"]), (False, ["fp32"])])
+def test_auto_takes_part_where_it_is_not_fp32(fast, wanted, monkeypatch):
+    monkeypatch.setattr(encoder, "has_fast_bf16", lambda device: fast)
+    report = Report("encode")
+    assert precisions(report) == wanted
+    assert len(report.notes) == (not fast)
 
 
 def test_ratios_are_those_within_a_round():

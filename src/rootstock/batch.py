@@ -71,12 +71,12 @@ class Batch:
         self.pieces = _Merge(windows, len(self.all.ids), self.device)
 
     def packs(self, budget: int) -> list[np.ndarray]:
-        """Windows that are computed together, by their indices: no more pieces than the budget."""
+        """Windows that are computed together, by their indices; one that is longer than the budget is so alone."""
         self.budget = budget
         return list(pack(self.lengths, budget, padded=not self.unpadded))
 
     def layout(self, windows: np.ndarray) -> Layout:
-        """windows (int, Shape (n,)): their indices."""
+        """One of the packs, as the network takes it. windows (int, Shape (n,)): their indices."""
         lengths = self.lengths[windows]
         within, firsts = counted(lengths), np.cumsum(lengths) - lengths
         rows = np.repeat(self.starts[windows], lengths) + within
@@ -113,7 +113,7 @@ class Batch:
         return torch.from_numpy(values).to(self.device)
 
     def join_outputs(self, rows: torch.Tensor, pooled: torch.Tensor | None) -> list[Encoded]:
-        """For each document its own of rows (n_rows, width), of pieces, and pooled (n_windows, width), of windows."""
+        """For each document its own of `rows` (n_rows, width) and `pooled` (n_windows, width)."""
         pools = _split(None if pooled is None else self.sentences.mean(pooled), self.bounds.sentences)
         if self.class_pieces_alone:
             states = _split(rows, self.bounds.windows)
@@ -138,7 +138,7 @@ class Batch:
     def split_gradients(
         self, d_docs: list[tuple[Any, Any]], scale: float
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """The inverse: the gradients of `rows` and `pooled`, times scale; None where no document has any."""
+        """Those of the rows and the pooled that `join_outputs` took, times scale; None where no document has any."""
         ends = self.bounds.windows if self.class_pieces_alone else self.bounds.pieces
         d_rows = self._stack([d[0] for d in d_docs], np.diff(ends), scale)
         d_pool = self._stack([d[1] for d in d_docs], np.diff(self.bounds.sentences), scale)

@@ -1,4 +1,4 @@
-"""Small gradients of fp16 would vanish: the loss is scaled, and the gradients are scaled back."""
+"""Training in fp16."""
 
 from __future__ import annotations
 

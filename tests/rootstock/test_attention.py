@@ -57,8 +57,8 @@ def test_shapes_of_large_packs_recur():
     lots, shapes = np.random.default_rng(0), set()
     for _ in range(300):
         windows = Windows(-np.sort(-lots.integers(6, 12, 400)), HEADS)
+        assert windows.large
         shapes |= {(run.length, run.rows.stop - run.rows.start) for run in windows.runs}
-    assert windows.large
     assert len(shapes) < 40  # more than 100 where they do not
 
 
