@@ -2,39 +2,50 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from thinc.api import Optimizer, torch2xp, xp2torch
 
 Key = tuple[int, str]
+Weights = tuple[Key, torch.nn.Parameter, float]  # what the optimizer knows it by; a multiple of its learning rate
 
 
-def step(optimizer: Optimizer, key: Key, weights: torch.nn.Parameter, rate: float) -> None:
-    """Move the weights along their gradient, and take it from them.
+def step(optimizer: Optimizer, parameters: Iterable[Weights]) -> None:
+    """Move weights along their gradients, and take these from them; those that have none stay as they are.
 
-    Adam in one pass over memory, by all threads; other optimizers as Thinc has them. Of a table of embeddings only the
-    rows move that have a gradient, and their moments with them: "lazy Adam", the same as the dense one for a row that
-    each batch uses. rate: a multiple of the optimizer's learning rate. Moments are kept where Thinc keeps them.
+    Adam in one call for all, which passes over memory once, by all threads; other optimizers as Thinc has them. Of a
+    table of embeddings only the rows move that have a gradient, and their moments with them: "lazy Adam", the same as
+    the dense one for a row that each batch uses. Moments are kept where Thinc keeps them.
     """
-    gradient, weights.grad = weights.grad, None
-    assert gradient is not None
+    parameters = [(key, weights, rate) for key, weights, rate in parameters if weights.grad is not None]
     if not _is_plain_adam(optimizer):
-        dense = gradient.to_dense() if gradient.is_sparse else gradient
-        stepped, _ = optimizer(key, torch2xp(weights.data), torch2xp(dense), lr_scale=rate)
-        weights.data = xp2torch(stepped, device=weights.device)
+        for key, weights, rate in parameters:
+            gradient = weights.grad.to_dense() if weights.grad.is_sparse else weights.grad
+            stepped, _ = optimizer(key, torch2xp(weights.data), torch2xp(gradient), lr_scale=rate)
+            weights.data, weights.grad = xp2torch(stepped, device=weights.device), None
         return
-    optimizer.nr_update[key] += 1
-    tables = [weights.data, _moment(optimizer.mom1, key, weights), _moment(optimizer.mom2, key, weights)]
-    if not gradient.is_sparse:
-        _adam(optimizer, optimizer.nr_update[key], rate, gradient, *tables)
-        return
-    gradient = gradient.coalesce()
-    rows = gradient.indices()[0]
-    used = [table.index_select(0, rows) for table in tables]
-    _adam(optimizer, optimizer.nr_update[key], rate, gradient.values(), *used)
-    for table, part in zip(tables, used, strict=True):
-        table.index_copy_(0, rows, part)
+    alike = defaultdict(list)  # what one call takes: step number and rate are the same
+    for key, weights, rate in parameters:
+        optimizer.nr_update[key] += 1
+        alike[optimizer.nr_update[key], rate].append((key, weights))
+    for (number, rate), members in alike.items():
+        columns, parts = [], []
+        for key, weights in members:
+            gradient, weights.grad = weights.grad, None
+            tables = [weights.data, _moment(optimizer.mom1, key, weights), _moment(optimizer.mom2, key, weights)]
+            if gradient.is_sparse:
+                gradient = gradient.coalesce()
+                rows, gradient = gradient.indices()[0], gradient.values()
+                used = [table.index_select(0, rows) for table in tables]
+                parts += [(table, rows, part) for table, part in zip(tables, used, strict=True)]
+                tables = used
+            columns.append((gradient, *tables))
+        _adam(optimizer, number, rate, *map(list, zip(*columns, strict=True)))
+        for table, rows, part in parts:
+            table.index_copy_(0, rows, part)
 
 
 def _is_plain_adam(optimizer: Optimizer) -> bool:
@@ -50,32 +61,34 @@ def _moment(moments: dict[Key, Any], key: Key, weights: torch.Tensor) -> torch.T
 
 def _adam(
     optimizer: Optimizer,
-    n: int,
+    number: int,
     rate: float,
-    gradient: torch.Tensor,
-    weights: torch.Tensor,
-    first: torch.Tensor,
-    second: torch.Tensor,
+    gradients: list[torch.Tensor],
+    weights: list[torch.Tensor],
+    first: list[torch.Tensor],
+    second: list[torch.Tensor],
 ) -> None:
-    """Step number n, in place. As Thinc's: the norm of each array is clipped, weights decay after they have moved."""
+    """Step of that number, in place. As Thinc's: the norm of each array is clipped, weights decay after they moved."""
     if optimizer.grad_clip:
-        norm = torch.linalg.vector_norm(gradient)
-        gradient.mul_((optimizer.grad_clip / norm).clamp(max=1.0))
+        norms = torch.stack(torch._foreach_norm(gradients)).tolist()
+        over = [(g, optimizer.grad_clip / n) for g, n in zip(gradients, norms, strict=True) if n > optimizer.grad_clip]
+        if over:
+            torch._foreach_mul_(*map(list, zip(*over, strict=True)))
     rate = rate * optimizer.learn_rate
     decay = rate * optimizer.L2
     torch._fused_adamw_(
-        [weights],
-        [gradient],
-        [first],
-        [second],
+        weights,
+        gradients,
+        first,
+        second,
         [],
-        [torch.tensor(float(n), device=weights.device)],
+        [torch.tensor(float(number), device=weights[0].device)] * len(weights),
         # PyTorch's decays first, and by lr * weight_decay: (w - step)(1 - decay) = w (1 - decay) - (1 - decay) step
         lr=rate * (1 - decay),
         weight_decay=optimizer.L2 / (1 - decay),
         beta1=optimizer.b1,
         beta2=optimizer.b2,
-        eps=optimizer.eps / (1 - optimizer.b2**n) ** 0.5,  # Thinc's is added before the correction of the bias
+        eps=optimizer.eps / (1 - optimizer.b2**number) ** 0.5,  # Thinc's is added before the correction of the bias
         amsgrad=False,
         maximize=False,
     )

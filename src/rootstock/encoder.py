@@ -97,9 +97,8 @@ class _Shim(PyTorchShim):
             parameter.requires_grad_(rates[name] > 0)
 
     def finish_update(self, optimizer: Optimizer) -> None:
-        for name, parameter in self._model.named_parameters():
-            if parameter.grad is not None:
-                adam.step(optimizer, (self.id, name), parameter, self.rates[name])
+        parameters = self._model.named_parameters()
+        adam.step(optimizer, (((self.id, name), parameter, self.rates[name]) for name, parameter in parameters))
 
 
 def has_fast_bf16(device: torch.device) -> bool:

@@ -29,7 +29,7 @@ def test_steps_are_those_of_thinc(make):
     wanted = np.ones(SHAPE, "float32")
     for gradient in gradients(20):
         weights.grad = gradient.clone()
-        step(ours, (1, "W"), weights, 0.5)
+        step(ours, [((1, "W"), weights, 0.5)])
         wanted, _ = theirs((1, "W"), wanted, gradient.numpy().copy(), lr_scale=0.5)
         assert weights.grad is None
     np.testing.assert_allclose(weights.detach(), wanted, atol=2e-6)
@@ -41,7 +41,7 @@ def test_one_optimizer_holds_the_moments_of_many_weights():
     one, other = (torch.nn.Parameter(torch.zeros(SHAPE)) for _ in range(2))
     for weights, name in ((one, "a"), (one, "a"), (other, "b")):
         weights.grad = torch.ones(SHAPE)
-        step(optimizer, (1, name), weights, 1.0)
+        step(optimizer, [((1, name), weights, 1.0)])
     assert optimizer.nr_update == {(1, "a"): 2, (1, "b"): 1}
     assert float(optimizer.mom1[1, "a"][0]) == pytest.approx(0.19)
     assert float(optimizer.mom1[1, "b"][0]) == pytest.approx(0.1)
@@ -57,8 +57,8 @@ def test_a_table_all_of_whose_rows_are_used_steps_as_a_matrix_does(make):
     ours, theirs = make(), make()
     for gradient in gradients(5):
         one.grad, other.grad = sparse(gradient, list(range(SHAPE[0]))), gradient.clone()
-        step(ours, (1, "E"), one, 1.0)
-        step(theirs, (1, "E"), other, 1.0)
+        step(ours, [((1, "E"), one, 1.0)])
+        step(theirs, [((1, "E"), other, 1.0)])
     torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-6)
 
 
@@ -67,10 +67,10 @@ def test_rows_without_a_gradient_stay_and_rows_used_twice_have_the_sum():
     table, other = torch.nn.Parameter(torch.ones(SHAPE)), torch.nn.Parameter(torch.ones(SHAPE))
     [gradient] = gradients(1)
     table.grad = sparse(gradient, [3, 5, 3])
-    step(optimizer, (1, "E"), table, 1.0)
+    step(optimizer, [((1, "E"), table, 1.0)])
     dense = torch.zeros(SHAPE)
     dense[3], dense[5] = 2 * gradient[3], gradient[5]
     other.grad = dense
-    step(OPTIMIZERS["weight decay, clipped"](), (1, "E"), other, 1.0)
+    step(OPTIMIZERS["weight decay, clipped"](), [((1, "E"), other, 1.0)])
     torch.testing.assert_close(table[[3, 5]], other[[3, 5]])
     assert sorted(set((table != 1).nonzero()[:, 0].tolist())) == [3, 5]
