@@ -40,8 +40,8 @@ class Linear(torch.nn.Linear):
         dtype = product_dtype(input)
         known = computes(input.device, dtype)
         if torch.is_grad_enabled() or not known:
-            ours = known and not MKL_IS_FAST and dtype == input.dtype == torch.float32
-            output = (_Linear.apply if ours else linear)(input, self.weight, self.bias)
+            ours = known and not (MKL_IS_FAST and dtype == torch.float32)
+            output = _Linear.apply(input, self.weight, self.bias, dtype) if ours else linear(input, self.weight, self.bias)
             return gelu(output) if self.gelu else output
         weight, bias = self.packed or (self.weight.to(dtype), None if self.bias is None else self.bias.to(dtype))
         return _onednn._linear_pointwise(input.to(dtype), weight, bias, "gelu" if self.gelu else "none", [], "none")
@@ -49,20 +49,27 @@ class Linear(torch.nn.Linear):
 
 class _Linear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        ctx.save_for_backward(input, weight)
-        return _product(input, weight, bias)
+    def forward(
+        ctx: Any, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, dtype: torch.dtype
+    ) -> torch.Tensor:
+        cast, matrix = input.to(dtype), weight.to(dtype)
+        ctx.save_for_backward(cast, matrix)
+        ctx.dtypes = input.dtype, weight.dtype
+        return _product(cast, matrix, None if bias is None else bias.to(dtype))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple:
         input, weight = ctx.saved_tensors
-        of_input, of_weight, of_bias = ctx.needs_input_grad
+        of_input, of_weight, of_bias, _ = ctx.needs_input_grad
         rows, d_rows = input.flatten(0, -2), gradient.flatten(0, -2)
+        # Products of bf16 are oneDNN's in PyTorch, too, and there matrices are taken as they lie.
+        product = torch.mm if rows.dtype == torch.bfloat16 else lambda a, b: _product(a, b.T)
         return (
-            _product(gradient, weight.T) if of_input else None,
-            _product(d_rows.T, rows.T) if of_weight else None,
-            d_rows.sum(0) if of_bias else None,
+            product(d_rows, weight).view_as(input).to(ctx.dtypes[0]) if of_input else None,
+            product(d_rows.T, rows).to(ctx.dtypes[1]) if of_weight else None,
+            d_rows.sum(0).to(ctx.dtypes[1]) if of_bias else None,
+            None,
         )
 
 
