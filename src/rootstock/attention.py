@@ -12,7 +12,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .alignment import counted
-from .dropout import draw, keep
+from .dropout import draw, raised
 from .linear import computes
 
 NAME = "rootstock"  # for set_attn_implementation
@@ -57,10 +57,11 @@ class Windows:
                 size -= size % (1 << max(0, size.bit_length() - 3))
             last = first + size
             padding = torch.from_numpy(np.arange(length) >= lengths[first:last, None])[:, None, None]
-            rows = slice(row, row + (last - first) * length * n_heads)
+            rows = slice(row, row + size * length * n_heads)
             self.runs.append(Run(rows, length, padding if lengths[last - 1] < length else None))
             padded[first:last] = length
             first, row = last, rows.stop
+        self.sizes = [(run.rows.stop - run.rows.start) * run.length for run in self.runs]  # weights of each
         starts, lines = (np.repeat(x, lengths)[:, None] for x in ((np.cumsum(padded) - padded) * n_heads, padded))
         back = (starts + lines * np.arange(n_heads) + counted(lengths)[:, None]).ravel()
         there, unused = np.zeros(row, "int64"), np.ones(row, bool)  # padding reads whatever comes first
@@ -84,14 +85,16 @@ class Attention(torch.autograd.Function):
         dtype = windows.precision(q)
         queries, keys, values = (_rows(x).index_select(0, windows.there).to(dtype) for x in (q, k, v))
         queries.mul_(scaling)
-        output, saved, masks = torch.empty_like(values), [], []
-        for run in windows.runs:
+        masks: Any = [None] * len(windows.runs)
+        if rate:  # drawn at once; what raises the weights that are kept, raises the values instead: they are fewer
+            masks = draw(values.new_empty(sum(windows.sizes)), rate).split(windows.sizes)
+            values.mul_(raised(rate))
+        output, saved = torch.empty_like(values), []
+        for mask, run in zip(masks, windows.runs, strict=True):
             query, key, value, target = run.of(queries, keys, values, output)
             weights = run.weights(query, key)
-            mask = draw(weights, rate) if rate else None
-            torch.bmm(keep(weights, mask, rate), value, out=target)
+            torch.bmm(_kept(weights, mask), value, out=target)
             saved.append(weights)
-            masks.append(mask)
         if any(ctx.needs_input_grad):
             ctx.save_for_backward(queries, keys, values, *saved)
             ctx.masks, ctx.windows, ctx.scaling, ctx.rate, ctx.dtype = masks, windows, scaling, rate, q.dtype
@@ -108,14 +111,19 @@ class Attention(torch.autograd.Function):
         for weights, mask, run in zip(saved, ctx.masks, windows.runs, strict=True):
             query, key, value, d_run = run.of(queries, keys, values, gradient)
             d_query, d_key, d_value = run.of(*found)
-            torch.bmm(keep(weights, mask, ctx.rate).mT, d_run, out=d_value)
-            d_weights, wide = _wide(keep(torch.bmm(d_run, value.mT), mask, ctx.rate)), _wide(weights)
+            torch.bmm(_kept(weights, mask).mT, d_run, out=d_value)
+            d_weights, wide = _wide(_kept(torch.bmm(d_run, value.mT), mask)), _wide(weights)
             d_scores = torch._softmax_backward_data(d_weights, wide, -1, wide.dtype).to(value.dtype)
             torch.bmm(d_scores, key, out=d_query)
             torch.bmm(d_scores.mT, query, out=d_key)
         found[0].mul_(ctx.scaling)
+        found[2].mul_(raised(ctx.rate) if ctx.rate else 1.0)
         d_q, d_k, d_v = (x.to(ctx.dtype).index_select(0, windows.back).view_as(d_output) for x in found)
         return d_q, d_k, d_v, None, None, None
+
+
+def _kept(weights: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    return weights if mask is None else weights * mask.view_as(weights)
 
 
 def _wide(values: torch.Tensor) -> torch.Tensor:

@@ -42,12 +42,10 @@ def draw(values: torch.Tensor, rate: float) -> torch.Tensor:
     return kept.to(values.dtype).view(values.shape)
 
 
-def keep(values: torch.Tensor, kept: torch.Tensor | None, rate: float) -> torch.Tensor:
-    """Zero the others, and raise these so that the mean stays. kept: as drawn; None for all of them."""
-    if kept is None:
-        return values
+def raised(rate: float) -> float:
+    """What is kept times this has the mean that all had; zero where nothing is to be kept."""
     share = 1 - _dropped(rate) / LEVELS
-    return values.mul(kept).mul_(1 / share if share else 0.0)
+    return 1 / share if share else 0.0
 
 
 def _dropped(rate: float) -> int:
@@ -58,9 +56,9 @@ def _dropped(rate: float) -> int:
 class _Dropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: torch.Tensor, rate: float) -> torch.Tensor:
-        ctx.kept, ctx.rate = draw(values, rate), rate
-        return keep(values, ctx.kept, rate)
+        ctx.kept, ctx.raised = draw(values, rate), raised(rate)
+        return values.mul(ctx.kept).mul_(ctx.raised)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple:
-        return keep(gradient, ctx.kept, ctx.rate), None
+        return gradient.mul(ctx.kept).mul_(ctx.raised), None
