@@ -20,21 +20,21 @@ def step(optimizer: Optimizer, parameters: Iterable[Weights]) -> None:
     table of embeddings only the rows move that have a gradient, and their moments with them: "lazy Adam", the same as
     the dense one for a row that each batch uses. Moments are kept where Thinc keeps them.
     """
-    parameters = [(key, weights, rate) for key, weights, rate in parameters if weights.grad is not None]
+    known = [(*one, gradient) for one in parameters if (gradient := one[1].grad) is not None]
     if not _is_plain_adam(optimizer):
-        for key, weights, rate in parameters:
-            gradient = weights.grad.to_dense() if weights.grad.is_sparse else weights.grad
-            stepped, _ = optimizer(key, torch2xp(weights.data), torch2xp(gradient), lr_scale=rate)
+        for key, weights, rate, gradient in known:
+            dense = gradient.to_dense() if gradient.is_sparse else gradient
+            stepped, _ = optimizer(key, torch2xp(weights.data), torch2xp(dense), lr_scale=rate)
             weights.data, weights.grad = xp2torch(stepped, device=weights.device), None
         return
     alike = defaultdict(list)  # what one call takes: step number and rate are the same
-    for key, weights, rate in parameters:
+    for key, weights, rate, gradient in known:
         optimizer.nr_update[key] += 1
-        alike[optimizer.nr_update[key], rate].append((key, weights))
+        alike[optimizer.nr_update[key], rate].append((key, weights, gradient))
+        weights.grad = None
     for (number, rate), members in alike.items():
         columns, parts = [], []
-        for key, weights in members:
-            gradient, weights.grad = weights.grad, None
+        for key, weights, gradient in members:
             tables = [weights.data, _moment(optimizer.mom1, key, weights), _moment(optimizer.mom2, key, weights)]
             if gradient.is_sparse:
                 gradient = gradient.coalesce()

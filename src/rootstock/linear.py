@@ -41,7 +41,9 @@ class Linear(torch.nn.Linear):
         known = computes(input.device, dtype)
         if torch.is_grad_enabled() or not known:
             ours = known and not (MKL_IS_FAST and dtype == torch.float32)
-            output = _Linear.apply(input, self.weight, self.bias, dtype) if ours else linear(input, self.weight, self.bias)
+            output = (
+                _Linear.apply(input, self.weight, self.bias, dtype) if ours else linear(input, self.weight, self.bias)
+            )
             return gelu(output) if self.gelu else output
         weight, bias = self.packed or (self.weight.to(dtype), None if self.bias is None else self.bias.to(dtype))
         return _onednn._linear_pointwise(input.to(dtype), weight, bias, "gelu" if self.gelu else "none", [], "none")

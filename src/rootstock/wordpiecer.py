@@ -17,6 +17,7 @@ from spacy.util import minibatch
 
 from . import attributes
 from .alignment import align
+from .chunks import Chunks
 from .families import family_of, max_pieces
 from .pieces import KEY, Bounds, Pieces, bounds
 from .weights import BytesOfFolder, forget_folders, load_config, load_tokenizer
@@ -72,6 +73,7 @@ class WordPiecer(BytesOfFolder, Pipe):
         self.truncate = long_sentences == "truncate"
         self.sentencizer = Sentencizer()
         self.tokenizer: PreTrainedTokenizerBase | None = None
+        self.chunks: Chunks | None = None
 
     def __call__(self, doc: Doc) -> Doc:
         return next(self.pipe([doc]))
@@ -120,21 +122,22 @@ class WordPiecer(BytesOfFolder, Pipe):
         if new:
             for doc, pieces in zip(new, self._cut(new), strict=True):
                 pieces.store(doc)
+        strings = self.strings  # one bound method for all: each of its own would be one more object to collect
         for doc in docs:
-            doc.user_hooks["trf_word_pieces_"] = self.strings
+            doc.user_hooks["trf_word_pieces_"] = strings
 
-    def _units(self, doc: Doc) -> list[tuple[int, ...]]:
-        """What the transformer reads at a time, by the tokens at which its text ends, or the two of a pair."""
-        second = doc._.trf_second_text
+    def _ends(self, doc: Doc) -> list[int]:
+        """The tokens at which the texts end that the transformer reads at a time, or the two of a pair."""
+        second = _second(doc)
         if second is not None:
-            return [(second, len(doc))]
+            return [second, len(doc)]
         if self.spans == "document":
-            return [(len(doc),)] if len(doc) else []
+            return [len(doc)] if len(doc) else []
         if isinstance(self.spans, int):
-            return [(min(start + self.spans, len(doc)),) for start in range(0, len(doc), self.spans)]
+            return [min(start + self.spans, len(doc)) for start in range(0, len(doc), self.spans)]
         if _bare(doc):
             self.sentencizer(doc)
-        return [(sent.end,) for sent in doc.sents]
+        return [sent.end for sent in doc.sents]
 
     def strings(self, doc: Doc) -> list[str]:
         """The pieces of a document as the tokenizer writes them."""
@@ -144,14 +147,17 @@ class WordPiecer(BytesOfFolder, Pipe):
     def _cut(self, docs: list[Doc]) -> Iterator[Pieces]:
         """All documents at once, as if each were the next part of one."""
         # Tokens, and the texts that are read, by their characters in all documents.
-        units, strings = [self._units(doc) for doc in docs], [doc.text for doc in docs]
-        tokens, sentences, characters = (bounds([len(one) for one in each]) for each in (docs, units, strings))
+        parts, strings = [self._ends(doc) for doc in docs], [doc.text for doc in docs]
+        tokens, characters = bounds([len(doc) for doc in docs]), bounds([len(text) for text in strings])
         attrs = np.concatenate([doc.to_array([IDX, LENGTH]) for doc in docs]).astype("int64")
         attrs[:, 0] += np.repeat(characters[:-1], np.diff(tokens))
         token_spans = np.cumsum(attrs, axis=1)
-        n_texts = np.fromiter(map(len, chain.from_iterable(units)), "int64")
-        ends = np.fromiter(chain.from_iterable(chain.from_iterable(units)), "int64")
-        ends += np.repeat(tokens[:-1], [sum(map(len, some)) for some in units])
+        n_parts, in_unit = np.array(
+            [(len(ends), 1 if _second(doc) is None else 2) for ends, doc in zip(parts, docs, strict=True)]
+        ).T
+        sentences = bounds(n_parts // in_unit)
+        n_texts = np.repeat(in_unit, np.diff(sentences))
+        ends = np.fromiter(chain.from_iterable(parts), "int64") + np.repeat(tokens[:-1], n_parts)
         starts = np.concatenate([[0], ends])[:-1]
         places = np.zeros((len(ends), 2), "int64")
         some = ends > starts
@@ -198,6 +204,8 @@ class WordPiecer(BytesOfFolder, Pipe):
     def _encode(self, strings: list[str]) -> Texts:
         """Pieces, and where each stands in its string."""
         assert self.tokenizer is not None
+        if self.chunks is not None:
+            return self.chunks.encode(strings)
         if self.tokenizer.is_fast:
             # Straight to the Rust tokenizer: the layer above it changes settings at each call, which threads trip over.
             encoded = self.tokenizer.backend_tokenizer.encode_batch(strings, add_special_tokens=False)
@@ -227,10 +235,12 @@ class WordPiecer(BytesOfFolder, Pipe):
 
     def read_weights(self, folder: Path) -> None:
         """Take the tokenizer in a folder. Raises ValueError where there is none."""
-        self.tokenizer = load_tokenizer(folder)
+        self.tokenizer, self.chunks = load_tokenizer(folder), None
         if self.tokenizer.is_fast:
             self.tokenizer.backend_tokenizer.no_truncation()
             self.tokenizer.backend_tokenizer.no_padding()
+            if Chunks.are_exact(self.tokenizer.backend_tokenizer):
+                self.chunks = Chunks(self.tokenizer.backend_tokenizer)
         self.config = load_config(folder)
         self.templates = [Template.of(self.tokenizer, family_of(self.config), n) for n in (1, 2)]
         self.max_pieces = max_pieces(self.config, self.tokenizer)
@@ -247,6 +257,11 @@ class WordPiecer(BytesOfFolder, Pipe):
 
 
 SENTENCES = {"doc.sents", "token.is_sent_start", "token.sent_start"}
+
+
+def _second(doc: Doc) -> int | None:
+    """The token at which the second text of a pair begins."""
+    return doc._.trf_second_text if doc.user_data else None  # the look-up takes longer than all else does here
 
 
 def _bare(doc: Doc) -> bool:

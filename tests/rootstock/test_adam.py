@@ -74,3 +74,19 @@ def test_rows_without_a_gradient_stay_and_rows_used_twice_have_the_sum():
     step(OPTIMIZERS["weight decay, clipped"](), [((1, "E"), other, 1.0)])
     torch.testing.assert_close(table[[3, 5]], other[[3, 5]])
     assert sorted(set((table != 1).nonzero()[:, 0].tolist())) == [3, 5]
+
+
+@pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS.keys())
+def test_weights_that_step_together_move_as_each_would_alone(make):
+    together, alone = ([torch.nn.Parameter(torch.ones(SHAPE)) for _ in range(4)] for _ in range(2))
+    rates, ours, theirs = [1.0, 1.0, 0.5, 1.0], make(), make()
+    for n, gradient in enumerate(gradients(6)):
+        for some in (together, alone):
+            some[0].grad, some[1].grad, some[2].grad = gradient.clone(), gradient / 100, sparse(gradient, [3, 5, 3])
+            some[3].grad = gradient.clone() if n > 2 else None  # its steps are behind
+        step(ours, [((1, str(i)), weights, rates[i]) for i, weights in enumerate(together)])
+        for i, weights in enumerate(alone):
+            step(theirs, [((1, str(i)), weights, rates[i])])
+    assert all(torch.equal(one, other) for one, other in zip(together, alone, strict=True))
+    assert not any((weights == 1).all() for weights in together)
+    assert ours.nr_update == theirs.nr_update
