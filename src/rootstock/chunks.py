@@ -17,9 +17,9 @@ from .windows import Texts
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
 
-# Pre-tokenizers for which a space is an end, whatever stands around it; their normalizers change one character at a
-# time, or one with the marks that combine with it.
-ENDS_AT_SPACES = {"BertPreTokenizer"}
+# Parts of a tokenizer that never look past a space: BERT's changes a character at a time, or one with the marks that
+# combine with it, and ends a word at each space.
+BLIND = {"normalizer": {"BertNormalizer"}, "pre_tokenizer": {"BertPreTokenizer"}}
 
 MOST = 2**17  # chunks that are remembered; then all are forgotten, so that memory does not grow with the corpus
 PIECE = 12  # bytes: its id, and where it starts and ends
@@ -37,9 +37,8 @@ class Chunks:
     def are_exact(tokenizer: Tokenizer) -> bool:
         """Whether what stands between spaces can be cut alone."""
         settings = json.loads(tokenizer.to_str())
-        added = settings["added_tokens"]
-        blind = not any(" " in one["content"] or one["lstrip"] or one["rstrip"] for one in added)
-        return blind and (settings["pre_tokenizer"] or {}).get("type") in ENDS_AT_SPACES
+        seeing = any(" " in one["content"] or one["lstrip"] or one["rstrip"] for one in settings["added_tokens"])
+        return not seeing and all((settings[part] or {}).get("type") in types for part, types in BLIND.items())
 
     def encode(self, texts: list[str]) -> Texts:
         """The pieces of each text, and where they stand in it."""

@@ -81,6 +81,14 @@ def test_added_tokens_that_reach_over_a_space_are_noticed(minilm, added, exact):
     assert Chunks.are_exact(tokenizer) == exact
 
 
+def test_another_normalizer_is_noticed(minilm):
+    from tokenizers import normalizers
+
+    tokenizer = AutoTokenizer.from_pretrained(minilm).backend_tokenizer
+    tokenizer.normalizer = normalizers.Sequence([tokenizer.normalizer, normalizers.Prepend("_")])
+    assert not Chunks.are_exact(tokenizer)
+
+
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the tokenizers of other families are not at hand")
 @pytest.mark.parametrize(
     ("name", "exact"),
