@@ -53,8 +53,8 @@ class Windows:
             length = int(lengths[first])
             alike = int(np.count_nonzero(lengths[first:] >= ALIKE * length))
             size = min(alike, max(1, MOST // (n_heads * length**2)))
-            if self.large:  # in halves oneDNN compiles a product for each shape, and keeps it: these recur
-                size -= size % (1 << max(0, size.bit_length() - 3))
+            if self.large:  # in halves oneDNN compiles a product for each shape, and keeps it: powers of two recur
+                size = 1 << (size.bit_length() - 1)
             last = first + size
             padding = torch.from_numpy(np.arange(length) >= lengths[first:last, None])[:, None, None]
             rows = slice(row, row + size * length * n_heads)
