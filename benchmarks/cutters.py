@@ -46,6 +46,14 @@ class Cutter:
             assert len(doc._.trf_word_pieces)
 
 
+class New(Cutter):
+    """Has forgotten the words of the round before, as if the texts were its first."""
+
+    def cut(self) -> None:
+        self.wordpiecer.chunks.known.clear()
+        super().cut()
+
+
 class Alone(Cutter):
     """spaCy's tokenizer, then the fast tokenizer, whose threads take all cores."""
 

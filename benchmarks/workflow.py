@@ -40,7 +40,8 @@ def _commands(report: Report, what: str, commands: dict[str, list[str]], rounds:
 
 
 def _cutting(report: Report, corpus: str, rounds: int) -> None:
-    names = {"rootstock stages": "Stages", "rootstock nlp.pipe": "Cutter", ALONE: "Alone"}
+    pipes = {"rootstock nlp.pipe": "Cutter", "rootstock nlp.pipe, first words": "New"}
+    names = {"rootstock stages": "Stages", **pipes, ALONE: "Alone"}
     settings = {"weights": data.WEIGHTS, "folder": data.SHARED / corpus}
     contenders = [Contender(name, f"benchmarks.cutters:{work}", **settings) for name, work in names.items()]
     found = numbers(take_turns(contenders, [{}] * rounds), "words")

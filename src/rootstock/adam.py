@@ -16,9 +16,9 @@ Weights = tuple[Key, torch.nn.Parameter, float]  # what the optimizer knows it b
 def step(optimizer: Optimizer, parameters: Iterable[Weights]) -> None:
     """Move weights along their gradients, and take these from them; those that have none stay as they are.
 
-    Adam in one call for all, which passes over memory once, by all threads; other optimizers as Thinc has them. Of a
-    table of embeddings only the rows move that have a gradient, and their moments with them: "lazy Adam", the same as
-    the dense one for a row that each batch uses. Moments are kept where Thinc keeps them.
+    Adam in one call for all of the same rate and step number; other optimizers as Thinc has them. Of a table of
+    embeddings only the rows move that have a gradient, and their moments with them: "lazy Adam", the same as the dense
+    one for a row that each batch uses. Moments are kept where Thinc keeps them.
     """
     known = [(*one, gradient) for one in parameters if (gradient := one[1].grad) is not None]
     if not _is_plain_adam(optimizer):

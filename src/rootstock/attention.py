@@ -53,7 +53,8 @@ class Windows:
             length = int(lengths[first])
             alike = int(np.count_nonzero(lengths[first:] >= ALIKE * length))
             size = min(alike, max(1, MOST // (n_heads * length**2)))
-            if self.large:  # in halves oneDNN compiles a product for each shape, and keeps it: powers of two recur
+            # In halves of fp32 oneDNN compiles a product for each shape, and keeps it: powers of two recur.
+            if self.large:
                 size = 1 << (size.bit_length() - 1)
             last = first + size
             padding = torch.from_numpy(np.arange(length) >= lengths[first:last, None])[:, None, None]
@@ -86,8 +87,8 @@ class Attention(torch.autograd.Function):
         queries, keys, values = (_rows(x).index_select(0, windows.there).to(dtype) for x in (q, k, v))
         queries.mul_(scaling)
         masks: Any = [None] * len(windows.runs)
-        if rate:  # drawn at once; what raises the weights that are kept, raises the values instead: they are fewer
-            masks = draw(values.new_empty(sum(windows.sizes)), rate).split(windows.sizes)
+        if rate:  # drawn at once; the values are raised, instead of the weights that are kept, run by run
+            masks = draw(values.new_empty(1).expand(sum(windows.sizes)), rate).split(windows.sizes)
             values.mul_(raised(rate))
         output, saved = torch.empty_like(values), []
         for mask, run in zip(masks, windows.runs, strict=True):
@@ -117,7 +118,8 @@ class Attention(torch.autograd.Function):
             torch.bmm(d_scores, key, out=d_query)
             torch.bmm(d_scores.mT, query, out=d_key)
         found[0].mul_(ctx.scaling)
-        found[2].mul_(raised(ctx.rate) if ctx.rate else 1.0)
+        if ctx.rate:
+            found[2].mul_(raised(ctx.rate))
         d_q, d_k, d_v = (x.to(ctx.dtype).index_select(0, windows.back).view_as(d_output) for x in found)
         return d_q, d_k, d_v, None, None, None
 

@@ -121,7 +121,7 @@ def _coalesce(table: torch.nn.Parameter) -> None:
 
 
 def _autocast(precision: str, device: torch.device) -> torch.autocast:
-    """Matrix products in this precision, where it is not that of the weights; what it casts, it casts once."""
+    """Matrix products in this precision, where it is not that of the weights."""
     if precision == "auto":
         precision = "bf16" if has_fast_bf16(device) else "fp32"
     halved = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]

@@ -1,6 +1,6 @@
-"""Linear layers by oneDNN on CPUs: it uses all of their vector units, where PyTorch's BLAS may use half of them.
+"""Linear layers by oneDNN on CPUs: in fp32 it uses all of their vector units, where PyTorch's BLAS may use half.
 
-Without gradients an activation that follows is computed in the same pass over memory.
+The bias is added in the same pass over memory, and without gradients an activation that follows, too.
 """
 
 from __future__ import annotations
@@ -56,11 +56,10 @@ class _Linear(torch.autograd.Function):
     ) -> torch.Tensor:
         cast, matrix = input.to(dtype), weight.to(dtype)
         ctx.save_for_backward(cast, matrix)
-        ctx.dtypes = input.dtype, weight.dtype
         return _product(cast, matrix, None if bias is None else bias.to(dtype))
 
     @staticmethod
-    @once_differentiable
+    @once_differentiable  # autograd gives each gradient the type of what it belongs to
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple:
         input, weight = ctx.saved_tensors
         of_input, of_weight, of_bias, _ = ctx.needs_input_grad
@@ -68,9 +67,9 @@ class _Linear(torch.autograd.Function):
         # Products of bf16 are oneDNN's in PyTorch, too, and there matrices are taken as they lie.
         product = torch.mm if rows.dtype == torch.bfloat16 else lambda a, b: _product(a, b.T)
         return (
-            product(d_rows, weight).view_as(input).to(ctx.dtypes[0]) if of_input else None,
-            product(d_rows.T, rows).to(ctx.dtypes[1]) if of_weight else None,
-            d_rows.sum(0).to(ctx.dtypes[1]) if of_bias else None,
+            product(d_rows, weight).view_as(input) if of_input else None,
+            product(d_rows.T, rows) if of_weight else None,
+            d_rows.sum(0) if of_bias else None,
             None,
         )
 

@@ -68,6 +68,8 @@ def test_what_is_remembered_is_bounded(tokenizer, monkeypatch):
     [
         ({}, True),
         ({"content": "New York"}, False),
+        ({"content": "\n"}, False),
+        ({"content": "a\u00a0b"}, False),
         ({"content": "<x>", "lstrip": True}, False),
         ({"content": "<x>"}, True),
     ],
@@ -89,7 +91,7 @@ def test_another_normalizer_is_noticed(minilm):
     assert not Chunks.are_exact(tokenizer)
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the tokenizers of other families are not at hand")
+@pytest.mark.skipif(not (SHARED / "tokenizers").is_dir(), reason="the tokenizers of other families are not at hand")
 @pytest.mark.parametrize(
     ("name", "exact"),
     [("bert-base-uncased", True), ("gpt2", False), ("roberta-base", False), ("xlnet-base-cased", False)],

@@ -78,14 +78,22 @@ def test_packed_weights_give_the_same_and_are_given_up(halved, bias):
     assert ours.packed is None
 
 
-def test_autocast_computes_in_bf16_with_gradients_too():
-    ours, theirs = pair()
+@pytest.mark.parametrize("bias", [True, False])
+def test_autocast_computes_in_bf16_with_gradients_too(bias):
+    ours, theirs = pair(bias)
+    rows = [torch.linspace(-1, 1, 2 * 5 * 24).view(2, 5, 24).requires_grad_() for _ in range(2)]
     with torch.autocast("cpu", torch.bfloat16):
-        found = ours(torch.ones(3, 24))
+        found = ours(rows[0])
+    wanted = theirs(rows[1])
     assert found.dtype == torch.bfloat16
-    torch.testing.assert_close(found.float(), theirs(torch.ones(3, 24)), atol=0.02, rtol=0.02)
-    found.sum().backward()
-    assert ours.weight.grad.dtype == torch.float32
+    assert (found.grad_fn.name() == "_LinearBackward") == computes(CPU, torch.bfloat16)
+    torch.testing.assert_close(found.float(), wanted, atol=0.02, rtol=0.02)
+    gradient = torch.sin(torch.arange(wanted.numel())).view_as(wanted)
+    found.backward(gradient.bfloat16())
+    wanted.backward(gradient)
+    for one, other in [*zip(ours.parameters(), theirs.parameters(), strict=True), rows]:
+        assert one.grad.dtype == torch.float32
+        torch.testing.assert_close(one.grad, other.grad, atol=0.02, rtol=0.02)
 
 
 def test_what_onednn_does_not_know_is_left_to_pytorch():
