@@ -95,6 +95,8 @@ def _plot(path: Path, measured: Sequence[Measured]) -> None:
         bars = axes.barh(one.contenders, medians, xerr=errors, color=colors, capsize=3)
         axes.bar_label(bars, [_number(value) for value in medians], padding=6, fontsize="small")
         axes.margins(x=0.12)
+        axes.locator_params(axis="x", nbins=5)
+        axes.xaxis.set_major_formatter("{x:,g}")
         axes.invert_yaxis()
         axes.set(title=one.what, xlabel=one.unit)
         axes.spines[["top", "right"]].set_visible(False)
