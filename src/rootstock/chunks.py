@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
+from .pieces import bounds
 from .windows import Texts
 
 if TYPE_CHECKING:
@@ -52,8 +53,8 @@ class Chunks:
         pieces = np.frombuffer(b"".join(known), "int32").reshape(-1, 3)
         sizes = np.fromiter(map(len, known), "int64", len(known)) // PIECE
         counts = np.array([text.count(" ") + 1 for text in texts], "int64")
-        first = np.cumsum(counts) - counts
-        starts = _starts(chunks)
+        first = bounds(counts)[:-1]
+        starts = _bounds(chunks)[:-1]
         starts = starts - np.repeat(starts[first], counts)
         return Texts(pieces[:, 0], pieces[:, 1:] + np.repeat(starts, sizes)[:, None], np.add.reduceat(sizes, first))
 
@@ -63,13 +64,13 @@ class Chunks:
         texts = [" ".join(chunks[first : first + TOGETHER]) for first in firsts]
         encoded = self.tokenizer.encode_batch(texts, add_special_tokens=False)
         lengths = [len(one.ids) for one in encoded]
-        starts = _starts(chunks)
+        places = _bounds(chunks)
         pieces = np.empty((sum(lengths), 3), "int32")
         pieces[:, 0] = np.fromiter(chain.from_iterable(one.ids for one in encoded), "int32")
         spans = chain.from_iterable(chain.from_iterable(one.offsets for one in encoded))
-        pieces[:, 1:] = np.fromiter(spans, "int64").reshape(-1, 2) + np.repeat(starts[firsts], lengths)[:, None]
-        ends = np.searchsorted(pieces[:, 1], [*starts, pieces[:, 1:].max(initial=0) + 1])
-        pieces[:, 1:] -= np.repeat(starts, np.diff(ends))[:, None]
+        pieces[:, 1:] = np.fromiter(spans, "int64").reshape(-1, 2) + np.repeat(places[firsts], lengths)[:, None]
+        ends = np.searchsorted(pieces[:, 1], places)
+        pieces[:, 1:] -= np.repeat(places[:-1], np.diff(ends))[:, None]
         packed = pieces.tobytes()
         new = {c: packed[a:b] for c, (a, b) in zip(chunks, pairwise((ends * PIECE).tolist()), strict=True)}
         if len(self.known) > MOST:
@@ -78,7 +79,6 @@ class Chunks:
         return new
 
 
-def _starts(chunks: list[str]) -> np.ndarray:
-    """Where each begins in all of them, a space between each two."""
-    sizes = np.fromiter(map(len, chunks), "int64", len(chunks)) + 1
-    return np.cumsum(sizes) - sizes
+def _bounds(chunks: list[str]) -> np.ndarray:
+    """Where each begins in all of them, a space after each, and the last one ends."""
+    return bounds(np.fromiter(map(len, chunks), "int64", len(chunks)) + 1)

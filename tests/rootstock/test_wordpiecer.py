@@ -48,6 +48,15 @@ def test_pieces_are_those_of_the_tokenizer(tiny_nlp, text):
             assert pieces.ids[end - n : end].tolist() == ids
 
 
+def test_words_are_remembered_by_a_component_that_was_loaded_too(nlp, minilm):
+    for wordpiecer in (
+        nlp.get_pipe("trf_wordpiecer"),
+        pipeline(minilm).from_bytes(nlp.to_bytes()).get_pipe("trf_wordpiecer"),
+    ):
+        wordpiecer(nlp.make_doc("Quixotic remarks."))
+        assert {"Quixotic", "remarks."} <= set(wordpiecer.chunks.known)
+
+
 @pytest.mark.parametrize("n_words", [31, 70, 200])
 def test_windows_cover_a_long_sentence_and_overlap(tiny_nlp, n_words):
     doc = tiny_nlp(" ".join(["word"] * n_words))
