@@ -149,8 +149,15 @@ def _explain(path: Path, error: Any, section: Any, prefix: str = "") -> str:
     return f"{path}: {key} is {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}{hint}"
 
 
-if __name__ == "__main__":
+def check() -> None:
+    """Stop before anything runs where params.yaml is wrong: DVC and Snakemake would name a file, not the key."""
     try:
-        load()
+        folder = load().data.folder
+        if not Path(folder).is_dir():
+            raise Problem(f"params.yaml: data.folder is {folder!r}: there is no such folder")
     except Problem as problem:
         sys.exit(f"error: {problem}")
+
+
+if __name__ == "__main__":
+    check()

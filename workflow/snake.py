@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from typing import Any
 import yaml
 
 from .dag import UNTRACKED, Stage, needs
-from .errors import Problem
 
 STATE = Path(".snakemake/rootstock")
 
@@ -22,10 +20,7 @@ def check_params() -> None:
     """Stop before anything runs where params.yaml is wrong, as `make repro` does."""
     from . import params
 
-    try:
-        params.load()
-    except Problem as problem:
-        sys.exit(f"error: {problem}")
+    params.check()
 
 
 def stamp(stage: Stage) -> str:

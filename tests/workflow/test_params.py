@@ -2,7 +2,7 @@ import pytest
 import yaml
 
 from workflow.errors import Problem
-from workflow.params import load
+from workflow.params import check, load
 
 from ..conftest import ROOT
 from .project import Project
@@ -89,6 +89,15 @@ def test_a_stage_stops_before_any_work(tmp_path):
         assert done.returncode == 1
         assert done.stderr.count("\n") == 1 and "unknown key evaluate.confidense" in done.stderr
     assert not (tmp_path / "data/weights").exists()
+
+
+def test_a_folder_that_is_not_there_is_named_by_its_key(tmp_path, monkeypatch):
+    write(tmp_path, **{"data.folder": "data/smaple"})
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=r"data\.folder is 'data/smaple': there is no such folder"):
+        check()
+    (tmp_path / "data/smaple").mkdir(parents=True)
+    check()
 
 
 def test_a_country_that_has_no_grid(tmp_path):
