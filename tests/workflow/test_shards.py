@@ -1,6 +1,8 @@
 import numpy as np
 import spacy
-from spacy.tokens import DocBin
+from spacy.attrs import NORM, ORTH, SENT_START
+from spacy.tokens import Doc, DocBin, Span
+from spacy.vocab import Vocab
 
 from rootstock.pieces import Pieces
 from workflow import shards
@@ -30,8 +32,41 @@ def test_what_is_written_comes_back(tiny, tmp_path):
             np.testing.assert_array_equal(getattr(Pieces.of(back), name), value, err_msg=name)
 
 
-def test_a_file_is_the_one_that_spacy_writes(tiny, tmp_path):
-    _, docs = annotated(tiny)
+def parsed(vocab):
+    """A document with every attribute that DocBin knows."""
+    words = ["Ada", "Lovelace", "wrote", "programs", "."]
+    doc = Doc(
+        vocab,
+        words=words,
+        spaces=[True, True, True, False, False],
+        tags=["NNP", "NNP", "VBD", "NNS", "."],
+        pos=["PROPN", "PROPN", "VERB", "NOUN", "PUNCT"],
+        morphs=["Number=Sing", "Number=Sing", "Tense=Past", "Number=Plur", ""],
+        lemmas=["Ada", "Lovelace", "write", "program", "."],
+        heads=[1, 2, 2, 2, 2],
+        deps=["compound", "nsubj", "ROOT", "dobj", "punct"],
+    )
+    doc.ents = [Span(doc, 0, 2, "PERSON", kb_id="Q7259", span_id="ada")]
+    doc.spans["who"] = [Span(doc, 1, 2, "NAME", kb_id="Q1", span_id="family")]
+    doc[3].norm_ = "programmes"
+    return doc
+
+
+def test_nothing_of_what_spacy_would_have_written_is_lost(tiny, tmp_path):
+    vocab, docs = annotated(tiny)
+    docs.insert(1, parsed(vocab))
+    docs.append(Doc(vocab, words=["no", "spaces"]))
     shards.write(iter(docs), tmp_path, shard_docs=10)
-    DocBin(docs=docs, store_user_data=True).to_disk(tmp_path / "spacy")
-    assert (tmp_path / "00000.spacy").read_bytes() == (tmp_path / "spacy").read_bytes()
+    (file,) = shards.files(tmp_path)
+    back = DocBin().from_disk(file).get_docs(Vocab())
+    assert bytes_of(back) == bytes_of(docs)
+
+
+def bytes_of(docs):
+    return DocBin(docs=docs, store_user_data=True).to_bytes()
+
+
+def test_attributes_that_no_token_has_are_left_out(tmp_path):
+    docs = [spacy.blank("en")("Neither tags nor heads.")]
+    shards.write(iter(docs), tmp_path, shard_docs=10)
+    assert DocBin().from_disk(tmp_path / "00000.spacy").attrs == [ORTH, NORM, SENT_START]
