@@ -24,34 +24,30 @@ class Command:
 class Cutter:
     """Words a second of a folder's train split."""
 
-    def __init__(self, weights: str, folder: str) -> None:
+    def __init__(self, weights: str, folder: str, first: bool) -> None:
+        """first: whether each round is its first, for which it loads; or it knows the words of the round before."""
         self.texts = texts(Path(folder) / "train.jsonl")
         self.words = sum(map(words, self.texts))
-        self.load(weights, folder)
+        self.weights, self.folder, self.first = weights, folder, first
+        self.load()
 
     def __call__(self) -> dict[str, Any]:
+        if self.first:
+            self.load()
         start = time.perf_counter()
         self.cut()
         return {"words": self.words / (time.perf_counter() - start)}
 
-    def load(self, weights: str, folder: str) -> None:
+    def load(self) -> None:
         import spacy
 
         self.nlp = spacy.blank("en")
         self.nlp.add_pipe("sentencizer")
-        self.wordpiecer = self.nlp.add_pipe("trf_wordpiecer", config={"weights": weights})
+        self.wordpiecer = self.nlp.add_pipe("trf_wordpiecer", config={"weights": self.weights})
 
     def cut(self) -> None:
         for doc in self.nlp.pipe(self.texts):
             assert len(doc._.trf_word_pieces)
-
-
-class New(Cutter):
-    """Has forgotten the words of the round before, as if the texts were its first."""
-
-    def cut(self) -> None:
-        self.wordpiecer.chunks.known.clear()
-        super().cut()
 
 
 class Alone(Cutter):
@@ -66,12 +62,12 @@ class Alone(Cutter):
 class Stages(Cutter):
     """sentencize and wordpiece, what they read and write on disk included."""
 
-    def load(self, weights: str, folder: str) -> None:
+    def load(self) -> None:
         from workflow import params, sentencize, wordpiece
 
-        self.stages, self.weights = (sentencize, wordpiece), Path(weights)
+        self.stages = sentencize, wordpiece
         settings = params.load()
-        self.params = settings.model_copy(update={"data": settings.data.model_copy(update={"folder": folder})})
+        self.params = settings.model_copy(update={"data": settings.data.model_copy(update={"folder": self.folder})})
 
     def cut(self) -> None:
         sentencize, wordpiece = self.stages
@@ -80,4 +76,4 @@ class Stages(Cutter):
             for folder in (sentences, pieces):
                 folder.mkdir(parents=True)
             sentencize.run(self.params, {}, {"sentences": sentences})
-            wordpiece.run(self.params, {"sentences": sentences, "weights": self.weights}, {"wordpieces": pieces})
+            wordpiece.run(self.params, {"sentences": sentences, "weights": Path(self.weights)}, {"wordpieces": pieces})
