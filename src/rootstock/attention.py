@@ -26,7 +26,7 @@ class Run(NamedTuple):
 
     rows: slice
     length: int
-    padding: torch.Tensor | None  # bool (n_windows, 1, 1, length); None where there is none
+    padding: torch.Tensor | None  # bool (n_windows, 1, 1, n), of the last n columns; None where there is none
 
     def of(self, *rows: torch.Tensor) -> list[torch.Tensor]:
         """Its rows of each: (n_windows * n_heads, length, width)."""
@@ -36,7 +36,8 @@ class Run(NamedTuple):
         """(n_windows * n_heads, length, length)"""
         scores = torch.bmm(query, key.mT)
         if self.padding is not None:
-            scores.view(len(self.padding), -1, *scores.shape[1:]).masked_fill_(self.padding, float("-inf"))
+            padded = scores[:, :, -self.padding.shape[-1] :].unflatten(0, (len(self.padding), -1))
+            padded.masked_fill_(self.padding, float("-inf"))
         return torch.softmax(_wide(scores), -1).to(query.dtype)
 
 
@@ -57,9 +58,10 @@ class Windows:
             if self.large:
                 size = 1 << (size.bit_length() - 1)
             last = first + size
-            padding = torch.from_numpy(np.arange(length) >= lengths[first:last, None])[:, None, None]
+            shortest = int(lengths[last - 1])
+            padding = torch.from_numpy(np.arange(shortest, length) >= lengths[first:last, None])[:, None, None]
             rows = slice(row, row + size * length * n_heads)
-            self.runs.append(Run(rows, length, padding if lengths[last - 1] < length else None))
+            self.runs.append(Run(rows, length, padding if shortest < length else None))
             padded[first:last] = length
             first, row = last, rows.stop
         self.sizes = [(run.rows.stop - run.rows.start) * run.length for run in self.runs]  # weights of each
