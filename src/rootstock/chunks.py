@@ -6,10 +6,13 @@ spaCy's tokenizer does the same. It is exact where a tokenizer never looks past 
 from __future__ import annotations
 
 from itertools import chain, pairwise
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
+from spacy.attrs import LENGTH, ORTH, SPACY
+from spacy.tokens import Doc
 
+from .alignment import counted
 from .pieces import bounds
 from .windows import Texts
 
@@ -24,6 +27,25 @@ MOST = 2**17  # chunks that are remembered; those of a batch come on top, then a
 LONG = 64  # characters of the longest that is remembered: others will not come again
 TOGETHER = 64  # new ones that the tokenizer cuts as one text: a text costs it more than a word
 PIECE = 12  # bytes: its id, and where it starts and ends
+FACTOR = 0x9E3779B97F4A7C15  # of the tokens' hashes, for each place in a chunk: odd, so that no bit is lost
+
+
+class Tokens(NamedTuple):
+    """spaCy's tokens of many documents, end to end."""
+
+    hashes: np.ndarray  # uint64 (n_tokens,) of what they are written like
+    spaces: np.ndarray  # bool (n_tokens,): whether a space follows
+    spans: np.ndarray  # (n_tokens, 2) characters in all documents
+    docs: np.ndarray  # (n_docs + 1,) the first token of each document, and the end
+
+    @classmethod
+    def of(cls, docs: list[Doc]) -> Tokens:
+        """Of these documents."""
+        attrs = np.concatenate([doc.to_array([ORTH, LENGTH, SPACY]) for doc in docs])
+        lengths, spaces = attrs[:, 1:].astype("int64").T
+        starts = bounds(lengths + spaces)[:-1]
+        spans = np.stack([starts, starts + lengths], axis=1)
+        return cls(attrs[:, 0], spaces.astype(bool), spans, bounds([len(doc) for doc in docs]))
 
 
 class Chunks:
@@ -31,7 +53,7 @@ class Chunks:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
-        self.known: dict[str, bytes] = {}
+        self.known: dict[int, bytes] = {}
 
     @staticmethod
     def are_exact(tokenizer: Tokenizer) -> bool:
@@ -40,31 +62,37 @@ class Chunks:
         seeing = any(one.lstrip or one.rstrip or any(map(str.isspace, one.content)) for one in added)
         return not seeing and all(type(getattr(tokenizer, part)).__name__ == name for part, name in BLIND.items())
 
-    def encode(self, texts: list[str]) -> Texts:
-        """The pieces of each text, and where they stand in it."""
-        chunks = " ".join(texts).split(" ") if texts else []
-        found = list(map(self.known.get, chunks))
+    def encode(self, docs: list[Doc], tokens: Tokens, ends: np.ndarray) -> Texts:
+        """The pieces of texts, and where they stand among the characters of all documents.
+
+        tokens: of the documents.
+        ends (int, Shape (n_texts,)): the token at which each text ends, and the next begins.
+        """
+        closing = tokens.spaces.copy()
+        closing[ends[ends > 0] - 1] = True
+        stops = np.flatnonzero(closing) + 1
+        starts = np.concatenate([[0], stops])[:-1]
+        keys = _keys(tokens.hashes, starts, stops)
+        found = list(map(self.known.get, keys))
         if None in found:
             missing = [i for i, pieces in enumerate(found) if pieces is None]
-            new = self._cut(list(dict.fromkeys(chunks[i] for i in missing)))
+            first = {keys[i]: i for i in reversed(missing)}
+            new = self._cut(list(first), _texts(docs, tokens, *(x[list(first.values())] for x in (starts, stops))))
             for i in missing:
-                found[i] = new[chunks[i]]
+                found[i] = new[keys[i]]
         known = cast("list[bytes]", found)
         pieces = np.frombuffer(b"".join(known), "int32").reshape(-1, 3)
         sizes = np.fromiter(map(len, known), "int64", len(known)) // PIECE
-        counts = np.array([text.count(" ") + 1 for text in texts], "int64")
-        first = bounds(counts)[:-1]
-        starts = _bounds(chunks)[:-1]
-        starts = starts - np.repeat(starts[first], counts)
-        return Texts(pieces[:, 0], pieces[:, 1:] + np.repeat(starts, sizes)[:, None], np.add.reduceat(sizes, first))
+        places = pieces[:, 1:] + np.repeat(tokens.spans[starts, 0], sizes)[:, None]
+        return Texts(pieces[:, 0], places, np.diff(bounds(sizes)[bounds(closing)[ends]], prepend=0))
 
-    def _cut(self, chunks: list[str]) -> dict[str, bytes]:
+    def _cut(self, keys: list[int], chunks: list[str]) -> dict[int, bytes]:
         """New ones, by the tokenizer itself."""
         firsts = range(0, len(chunks), TOGETHER)
         texts = [" ".join(chunks[first : first + TOGETHER]) for first in firsts]
         encoded = self.tokenizer.encode_batch(texts, add_special_tokens=False)
         lengths = [len(one.ids) for one in encoded]
-        places = _bounds(chunks)
+        places = bounds([len(chunk) + 1 for chunk in chunks])
         pieces = np.empty((sum(lengths), 3), "int32")
         pieces[:, 0] = np.fromiter(chain.from_iterable(one.ids for one in encoded), "int32")
         spans = chain.from_iterable(chain.from_iterable(one.offsets for one in encoded))
@@ -72,13 +100,26 @@ class Chunks:
         ends = np.searchsorted(pieces[:, 1], places)
         pieces[:, 1:] -= np.repeat(places[:-1], np.diff(ends))[:, None]
         packed = pieces.tobytes()
-        new = {c: packed[a:b] for c, (a, b) in zip(chunks, pairwise((ends * PIECE).tolist()), strict=True)}
+        new = {key: packed[a:b] for key, (a, b) in zip(keys, pairwise((ends * PIECE).tolist()), strict=True)}
         if len(self.known) > MOST:
             self.known.clear()
-        self.known.update({chunk: pieces for chunk, pieces in new.items() if len(chunk) <= LONG})
+        self.known.update({key: new[key] for key, chunk in zip(keys, chunks, strict=True) if len(chunk) <= LONG})
         return new
 
 
-def _bounds(chunks: list[str]) -> np.ndarray:
-    """Where each begins in all of them, a space after each, and the last one ends."""
-    return bounds(np.fromiter(map(len, chunks), "int64", len(chunks)) + 1)
+def _keys(hashes: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> list[int]:
+    """A hash of each chunk's tokens, of 64 bits as spaCy's own."""
+    if not len(starts):
+        return []
+    places = counted(stops - starts)
+    factors = np.cumprod(np.full(places.max() + 1, FACTOR, "uint64"))
+    return np.add.reduceat(hashes * factors[places], starts).tolist()
+
+
+def _texts(docs: list[Doc], tokens: Tokens, starts: np.ndarray, stops: np.ndarray) -> list[str]:
+    """What is written between these tokens."""
+    lengths = stops - starts
+    places = np.repeat(starts, lengths) + counted(lengths)
+    of = np.searchsorted(tokens.docs, places, side="right") - 1
+    words = [docs[i].vocab.strings[h] for i, h in zip(of.tolist(), tokens.hashes[places].tolist(), strict=True)]
+    return ["".join(words[start:end]) for start, end in pairwise(bounds(lengths).tolist())]

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from spacy.attrs import IDX, LENGTH
 from spacy.language import Language
 from spacy.pipeline import Pipe, Sentencizer
 from spacy.tokens import Doc
@@ -17,7 +16,7 @@ from spacy.util import minibatch
 
 from . import attributes
 from .alignment import align
-from .chunks import Chunks
+from .chunks import Chunks, Tokens
 from .families import family_of, max_pieces
 from .pieces import KEY, Bounds, Pieces, bounds
 from .weights import BytesOfFolder, forget_folders, load_config, load_tokenizer
@@ -147,26 +146,15 @@ class WordPiecer(BytesOfFolder, Pipe):
         """All documents at once, as if each were the next part of one."""
         # Tokens, and the texts that are read, by their characters in all documents.
         seconds = [doc._.trf_second_text if doc.user_data else None for doc in docs]
-        text_ends, strings = list(map(self._ends, docs, seconds)), [doc.text for doc in docs]
-        tokens, characters = bounds([len(doc) for doc in docs]), bounds([len(text) for text in strings])
-        attrs = np.concatenate([doc.to_array([IDX, LENGTH]) for doc in docs]).astype("int64")
-        attrs[:, 0] += np.repeat(characters[:-1], np.diff(tokens))
-        token_spans = np.cumsum(attrs, axis=1)
+        text_ends, tokens = list(map(self._ends, docs, seconds)), Tokens.of(docs)
         in_doc = np.array([len(ends) for ends in text_ends])
         in_unit = np.array([1 if second is None else 2 for second in seconds])
         sentences = bounds(in_doc // in_unit)
         n_texts = np.repeat(in_unit, np.diff(sentences))
-        ends = np.fromiter(chain.from_iterable(text_ends), "int64") + np.repeat(tokens[:-1], in_doc)
-        starts = np.concatenate([[0], ends])[:-1]
-        places = np.zeros((len(ends), 2), "int64")
-        some = ends > starts
-        places[some, 0], places[some, 1] = token_spans[starts[some], 0], token_spans[ends[some] - 1, 1]
-
-        whole = "".join(strings)
-        texts = self._encode([whole[start:end] for start, end in places.tolist()])
-        spans = texts.spans + np.repeat(places[:, 0], texts.lengths)[:, None]
-        shown = cut(texts._replace(spans=spans), n_texts, self.templates, self.max_pieces, self.truncate)
-        aligned_tokens, aligned_pieces = align(token_spans, shown.spans)
+        ends = np.fromiter(chain.from_iterable(text_ends), "int64") + np.repeat(tokens.docs[:-1], in_doc)
+        texts = self._encode(docs, tokens, ends)
+        shown = cut(texts, n_texts, self.templates, self.max_pieces, self.truncate)
+        aligned_tokens, aligned_pieces = align(tokens.spans, shown.spans)
 
         unit_ends = ends[np.cumsum(n_texts) - 1]
         n_tokens = np.diff(unit_ends, prepend=0)
@@ -174,7 +162,7 @@ class WordPiecer(BytesOfFolder, Pipe):
         kept = n_tokens.copy()
         for i in np.flatnonzero(shown.truncated):
             last = shown.spans[at_unit[i] : at_unit[i + 1]].max()
-            kept[i] = max(1, np.searchsorted(token_spans[:, 0], last) - unit_ends[i] + n_tokens[i])
+            kept[i] = max(1, np.searchsorted(tokens.spans[:, 0], last) - unit_ends[i] + n_tokens[i])
 
         windows = np.searchsorted(shown.unit, sentences)
         return Pieces(
@@ -192,19 +180,25 @@ class WordPiecer(BytesOfFolder, Pipe):
         ).split(
             Bounds(
                 pieces=at_unit[sentences],
-                tokens=tokens,
+                tokens=tokens.docs,
                 sentences=sentences,
-                pairs=np.searchsorted(aligned_tokens, tokens),
+                pairs=np.searchsorted(aligned_tokens, tokens.docs),
                 windows=windows,
                 rows=bounds(shown.lengths)[windows],
             )
         )
 
-    def _encode(self, strings: list[str]) -> Texts:
-        """Pieces, and where each stands in its string."""
+    def _encode(self, docs: list[Doc], tokens: Tokens, ends: np.ndarray) -> Texts:
+        """Pieces of the texts that end at these tokens, and where each stands among the characters of all documents."""
         assert self.tokenizer is not None
         if self.chunks is not None:
-            return self.chunks.encode(strings)
+            return self.chunks.encode(docs, tokens, ends)
+        starts = np.concatenate([[0], ends])[:-1]
+        places = np.zeros((len(ends), 2), "int64")
+        some = ends > starts
+        places[some, 0], places[some, 1] = tokens.spans[starts[some], 0], tokens.spans[ends[some] - 1, 1]
+        whole = "".join(doc.text for doc in docs)
+        strings = [whole[start:end] for start, end in places.tolist()]
         if self.tokenizer.is_fast:
             # Straight to the Rust tokenizer: the layer above it changes settings at each call, which threads trip over.
             encoded = self.tokenizer.backend_tokenizer.encode_batch(strings, add_special_tokens=False)
@@ -213,11 +207,10 @@ class WordPiecer(BytesOfFolder, Pipe):
         else:
             ids = self.tokenizer(strings, add_special_tokens=False, verbose=False)["input_ids"] if strings else []
             spans = [self._find(*one) for one in zip(strings, ids, strict=True)]
-        return Texts(
-            np.fromiter(chain.from_iterable(ids), "int32"),
-            np.fromiter(chain.from_iterable(chain.from_iterable(spans)), "int64").reshape(-1, 2),
-            np.array([len(one) for one in ids], "int64"),
-        )
+        lengths = np.array([len(one) for one in ids], "int64")
+        found = np.fromiter(chain.from_iterable(chain.from_iterable(spans)), "int64").reshape(-1, 2)
+        found += np.repeat(places[:, 0], lengths)[:, None]
+        return Texts(np.fromiter(chain.from_iterable(ids), "int32"), found, lengths)
 
     def _find(self, text: str, ids: list[int]) -> list[tuple[int, int]]:
         """Where in the text the pieces stand, by their letters, for a tokenizer that does not say."""
