@@ -1,6 +1,7 @@
 """Pieces of what stands between two spaces, remembered: texts repeat their words, and these are cut once.
 
-spaCy's tokenizer does the same. It is exact where a tokenizer never looks past a space.
+spaCy's tokenizer does the same. It is exact where a tokenizer never looks past a space. A chunk is known by its tokens:
+only a new one is written out.
 """
 
 from __future__ import annotations
