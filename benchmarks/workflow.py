@@ -53,7 +53,7 @@ def _cutting(report: Report, corpus: str, rounds: int) -> None:
         ]
         _, *warm = numbers(take_turns(contenders, [{}] * (rounds + 1)), "words")
         goals = [Goal(name, ALONE, least=0.8) for name in ours]
-        report.add(Measured(f"sentencize and wordpiece, {corpus}, {what}", "words/s", ALONE, warm, goals))
+        report.add(Measured(f"cutting {corpus}, {what}", "words/s", ALONE, warm, goals))
 
 
 def _padding(report: Report, documents: dict[str, int]) -> None:
