@@ -6,7 +6,9 @@ sys.path.insert(0, workflow.basedir)
 from workflow import dag, snake
 
 if workflow.is_main_process:  # jobs read this file too
-    snake.check_params()
+    from workflow.params import check
+
+    check()
 STAGES = dag.load()
 snake.settle(STAGES)
 

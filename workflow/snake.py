@@ -16,13 +16,6 @@ from .dag import UNTRACKED, Stage, needs
 STATE = Path(".snakemake/rootstock")
 
 
-def check_params() -> None:
-    """Stop before anything runs where params.yaml is wrong, as `make repro` does."""
-    from . import params
-
-    params.check()
-
-
 def stamp(stage: Stage) -> str:
     """A file that is written anew when the command or the params of a stage change: Snakemake goes by files."""
     path, now = STATE / f"{stage.name}.json", json.dumps([stage.cmd, stage.params], indent=1, sort_keys=True)

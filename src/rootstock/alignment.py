@@ -6,13 +6,32 @@ pieces; pieces of white space) gives each of the n tokens of its sentence 1/n.
 """
 
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from spacy.attrs import LENGTH, ORTH, SPACY
 from spacy.tokens import Doc
 from thinc.api import get_array_module, to_numpy
 
-from .pieces import Pieces
+from .pieces import Pieces, bounds
+
+
+class Tokens(NamedTuple):
+    """spaCy's tokens of many documents, end to end."""
+
+    hashes: np.ndarray  # uint64 (n_tokens,) of what they are written like
+    spaces: np.ndarray  # bool (n_tokens,): whether a space follows
+    spans: np.ndarray  # (n_tokens, 2) characters in all documents
+    docs: np.ndarray  # (n_docs + 1,) the first token of each document, and the end
+
+    @classmethod
+    def of(cls, docs: list[Doc]) -> "Tokens":
+        """Of these documents."""
+        attrs = np.concatenate([doc.to_array([ORTH, LENGTH, SPACY]) for doc in docs])
+        lengths, spaces = attrs[:, 1:].astype("int64").T
+        starts = bounds(lengths + spaces)[:-1]
+        spans = np.stack([starts, starts + lengths], axis=1)
+        return cls(attrs[:, 0], spaces.astype(bool), spans, bounds([len(doc) for doc in docs]))
 
 
 def align(token_spans: np.ndarray, piece_spans: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -58,8 +77,8 @@ def entries(pieces: Pieces) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def pieces_of_tokens(pieces: Pieces, start: int, end: int) -> list[list[int]]:
     """For each of the tokens from start to end the list of its pieces; empty where its characters were dropped."""
-    bounds = np.searchsorted(pieces.aligned_tokens, np.arange(start, end + 1))
-    return [pieces.aligned_pieces[a:b].tolist() for a, b in pairwise(bounds)]
+    ends = np.searchsorted(pieces.aligned_tokens, np.arange(start, end + 1))
+    return [pieces.aligned_pieces[a:b].tolist() for a, b in pairwise(ends)]
 
 
 def add_tensor_gradient(doc: Doc, d_tensor: Any) -> None:

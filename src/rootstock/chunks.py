@@ -7,13 +7,12 @@ only a new one is written out.
 from __future__ import annotations
 
 from itertools import chain, pairwise
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
-from spacy.attrs import LENGTH, ORTH, SPACY
 from spacy.tokens import Doc
 
-from .alignment import counted
+from .alignment import Tokens, counted
 from .pieces import bounds
 from .windows import Texts
 
@@ -29,24 +28,6 @@ LONG = 64  # characters of the longest that is remembered: others will not come 
 TOGETHER = 64  # new ones that the tokenizer cuts as one text: a text costs it more than a word
 PIECE = 12  # bytes: its id, and where it starts and ends
 FACTOR = 0x9E3779B97F4A7C15  # of the tokens' hashes, for each place in a chunk: odd, so that no bit is lost
-
-
-class Tokens(NamedTuple):
-    """spaCy's tokens of many documents, end to end."""
-
-    hashes: np.ndarray  # uint64 (n_tokens,) of what they are written like
-    spaces: np.ndarray  # bool (n_tokens,): whether a space follows
-    spans: np.ndarray  # (n_tokens, 2) characters in all documents
-    docs: np.ndarray  # (n_docs + 1,) the first token of each document, and the end
-
-    @classmethod
-    def of(cls, docs: list[Doc]) -> Tokens:
-        """Of these documents."""
-        attrs = np.concatenate([doc.to_array([ORTH, LENGTH, SPACY]) for doc in docs])
-        lengths, spaces = attrs[:, 1:].astype("int64").T
-        starts = bounds(lengths + spaces)[:-1]
-        spans = np.stack([starts, starts + lengths], axis=1)
-        return cls(attrs[:, 0], spaces.astype(bool), spans, bounds([len(doc) for doc in docs]))
 
 
 class Chunks:

@@ -15,8 +15,8 @@ from spacy.training import Example
 from spacy.util import minibatch
 
 from . import attributes
-from .alignment import align
-from .chunks import Chunks, Tokens
+from .alignment import Tokens, align
+from .chunks import Chunks
 from .families import family_of, max_pieces
 from .pieces import KEY, Bounds, Pieces, bounds
 from .weights import BytesOfFolder, forget_folders, load_config, load_tokenizer

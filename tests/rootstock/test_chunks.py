@@ -9,7 +9,8 @@ from spacy.tokens import Doc
 from transformers import AutoTokenizer
 
 from rootstock import chunks
-from rootstock.chunks import Chunks, Tokens
+from rootstock.alignment import Tokens
+from rootstock.chunks import Chunks
 
 from ..conftest import SHARED
 from .strategies import texts
