@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,19 +22,26 @@ MOST = 2**19  # attention weights that are computed together: more would leave t
 LARGE = 2000  # pieces in a pack, from which on products in halves of fp32 are worth their casts
 
 
+class Place(NamedTuple):
+    """Where rows of some windows lie among those of all."""
+
+    rows: slice
+    length: int  # rows of a window and head
+
+    def of(self, *all_rows: torch.Tensor) -> list[torch.Tensor]:
+        """Its rows of each: (n_windows * n_heads, length, width)."""
+        return [x[self.rows].view(-1, self.length, x.shape[1]) for x in all_rows]
+
+
 class Run(NamedTuple):
     """Windows that are computed together, as the longest of them is: the others have padding."""
 
-    rows: slice
-    length: int
+    asking: Place  # queries, and what they get
+    asked: Place  # keys and values
     padding: torch.Tensor | None  # bool (n_windows, 1, 1, n), of the last n columns; None where there is none
 
-    def of(self, *rows: torch.Tensor) -> list[torch.Tensor]:
-        """Its rows of each: (n_windows * n_heads, length, width)."""
-        return [x[self.rows].view(-1, self.length, x.shape[1]) for x in rows]
-
     def weights(self, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-        """(n_windows * n_heads, length, length)"""
+        """(n_windows * n_heads, n_queries, length)"""
         scores = torch.bmm(query, key.mT)
         if self.padding is not None:
             padded = scores[:, :, -self.padding.shape[-1] :].unflatten(0, (len(self.padding), -1))
@@ -41,8 +49,29 @@ class Run(NamedTuple):
         return torch.softmax(_wide(scores), -1).to(query.dtype)
 
 
+class Order(NamedTuple):
+    """How attention wants the rows of pieces: by window, then by head."""
+
+    there: torch.Tensor  # the row for each place; padding reads whatever comes first
+    back: torch.Tensor | None  # the place of each row; None where rows are left out: they come back as zeros
+    unused: torch.Tensor  # places of padding
+
+    def lay(self, pieces: torch.Tensor) -> torch.Tensor:
+        """(n_pieces, n_heads, width) -> (n_places, width)"""
+        return pieces.reshape(-1, pieces.shape[2]).index_select(0, self.there)
+
+    def give_back(self, laid: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        """(n_places, width) -> (n_pieces, n_heads, width), in the type of `like`."""
+        laid = laid.to(like.dtype)
+        if self.back is None:
+            rows = laid.new_zeros(like.shape[:2].numel(), like.shape[2]).index_copy_(0, self.there, laid)
+        else:
+            rows = laid.index_select(0, self.back)
+        return rows.view_as(like)
+
+
 class Windows:
-    """How the windows of a pack lie, and where attention wants the rows of their pieces: by window, then by head."""
+    """How the windows of a pack lie."""
 
     def __init__(self, lengths: np.ndarray, n_heads: int) -> None:
         """lengths (int, Shape (n_windows,)): the longest first."""
@@ -60,16 +89,28 @@ class Windows:
             last = first + size
             shortest = int(lengths[last - 1])
             padding = torch.from_numpy(np.arange(shortest, length) >= lengths[first:last, None])[:, None, None]
-            rows = slice(row, row + size * length * n_heads)
-            self.runs.append(Run(rows, length, padding if shortest < length else None))
+            place = Place(slice(row, row + size * length * n_heads), length)
+            self.runs.append(Run(place, place, padding if shortest < length else None))
             padded[first:last] = length
-            first, row = last, rows.stop
-        self.sizes = [(run.rows.stop - run.rows.start) * run.length for run in self.runs]  # weights of each
-        starts, lines = (np.repeat(x, lengths)[:, None] for x in ((np.cumsum(padded) - padded) * n_heads, padded))
-        back = (starts + lines * np.arange(n_heads) + counted(lengths)[:, None]).ravel()
-        there, unused = np.zeros(row, "int64"), np.ones(row, bool)  # padding reads whatever comes first
+            first, row = last, place.rows.stop
+        firsts, starts = np.cumsum(lengths) - lengths, (np.cumsum(padded) - padded) * n_heads
+        heads = np.arange(n_heads)
+        lines = np.repeat(padded, lengths)[:, None] * heads + counted(lengths)[:, None]
+        back = (np.repeat(starts, lengths)[:, None] + lines).ravel()
+        there, unused = np.zeros(row, "int64"), np.ones(row, bool)
         there[back], unused[back] = np.arange(len(back)), False
-        self.there, self.back, self.unused = map(torch.from_numpy, (there, back, np.flatnonzero(unused)))
+        self.asking = self.asked = Order(*map(torch.from_numpy, (there, back, np.flatnonzero(unused))))
+        self._firsts = torch.from_numpy((firsts[:, None] * n_heads + heads).ravel())
+
+    def asked_by_first(self) -> Windows:
+        """The same, where the first piece of each looks at the others, and nobody else looks."""
+        windows, row = copy(self), 0
+        windows.asking, windows.runs = Order(self._firsts, None, self._firsts[:0]), []
+        for run in self.runs:
+            rows = slice(row, row + (run.asked.rows.stop - run.asked.rows.start) // run.asked.length)
+            windows.runs.append(run._replace(asking=Place(rows, 1)))
+            row = rows.stop
+        return windows
 
     def precision(self, of: torch.Tensor) -> torch.dtype:
         """In which products of these are computed."""
@@ -86,22 +127,26 @@ class Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Any, k: Any, v: Any, windows: Windows, scaling: float, rate: float) -> torch.Tensor:
         dtype = windows.precision(q)
-        queries, keys, values = (_rows(x).index_select(0, windows.there).to(dtype) for x in (q, k, v))
+        queries, keys, values = (
+            order.lay(x).to(dtype) for order, x in ((windows.asking, q), (windows.asked, k), (windows.asked, v))
+        )
         queries.mul_(scaling)
         masks: Any = [None] * len(windows.runs)
         if rate:  # drawn at once; the values are raised, instead of the weights that are kept, run by run
-            masks = draw(values.new_empty(1).expand(sum(windows.sizes)), rate).split(windows.sizes)
+            sizes = [(run.asking.rows.stop - run.asking.rows.start) * run.asked.length for run in windows.runs]
+            masks = draw(values.new_empty(1).expand(sum(sizes)), rate).split(sizes)
             values.mul_(raised(rate))
-        output, saved = torch.empty_like(values), []
+        output, saved = torch.empty_like(queries), []
         for mask, run in zip(masks, windows.runs, strict=True):
-            query, key, value, target = run.of(queries, keys, values, output)
+            query, target = run.asking.of(queries, output)
+            key, value = run.asked.of(keys, values)
             weights = run.weights(query, key)
             torch.bmm(_kept(weights, mask), value, out=target)
             saved.append(weights)
         if any(ctx.needs_input_grad):
             ctx.save_for_backward(queries, keys, values, *saved)
-            ctx.masks, ctx.windows, ctx.scaling, ctx.rate, ctx.dtype = masks, windows, scaling, rate, q.dtype
-        return output.to(q.dtype).index_select(0, windows.back).view_as(q)
+            ctx.masks, ctx.windows, ctx.scaling, ctx.rate = masks, windows, scaling, rate
+        return windows.asking.give_back(output, like=q)
 
     @staticmethod
     @once_differentiable
@@ -109,21 +154,22 @@ class Attention(torch.autograd.Function):
         """The gradients of q, k, v."""
         windows = ctx.windows
         queries, keys, values, *saved = ctx.saved_tensors
-        gradient = _rows(d_output).index_select(0, windows.there).to(queries.dtype).index_fill_(0, windows.unused, 0)
-        found = [torch.empty_like(x) for x in (queries, keys, values)]
+        gradient = windows.asking.lay(d_output).to(queries.dtype).index_fill_(0, windows.asking.unused, 0)
+        d_queries, d_keys, d_values = (torch.empty_like(x) for x in (queries, keys, values))
         for weights, mask, run in zip(saved, ctx.masks, windows.runs, strict=True):
-            query, key, value, d_run = run.of(queries, keys, values, gradient)
-            d_query, d_key, d_value = run.of(*found)
+            query, d_query, d_run = run.asking.of(queries, d_queries, gradient)
+            key, value, d_key, d_value = run.asked.of(keys, values, d_keys, d_values)
             torch.bmm(_kept(weights, mask).mT, d_run, out=d_value)
             d_weights, wide = _wide(_kept(torch.bmm(d_run, value.mT), mask)), _wide(weights)
             d_scores = torch._softmax_backward_data(d_weights, wide, -1, wide.dtype).to(value.dtype)
             torch.bmm(d_scores, key, out=d_query)
             torch.bmm(d_scores.mT, query, out=d_key)
-        found[0].mul_(ctx.scaling)
+        d_queries.mul_(ctx.scaling)
         if ctx.rate:
-            found[2].mul_(raised(ctx.rate))
-        d_q, d_k, d_v = (x.to(ctx.dtype).index_select(0, windows.back).view_as(d_output) for x in found)
-        return d_q, d_k, d_v, None, None, None
+            d_values.mul_(raised(ctx.rate))
+        orders = (windows.asking, windows.asked, windows.asked)
+        found = zip(orders, (d_queries, d_keys, d_values), strict=True)
+        return *(order.give_back(x, like=d_output) for order, x in found), None, None, None
 
 
 def _kept(weights: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
@@ -133,10 +179,6 @@ def _kept(weights: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
 def _wide(values: torch.Tensor) -> torch.Tensor:
     # A softmax of bf16 rows is several times slower on a CPU than that of fp32 rows.
     return values.float() if values.dtype.itemsize == 2 else values
-
-
-def _rows(pieces: torch.Tensor) -> torch.Tensor:
-    return pieces.reshape(-1, pieces.shape[2])
 
 
 def _attend(

@@ -129,9 +129,8 @@ def _autocast(precision: str, device: torch.device) -> torch.autocast:
 
 
 def _narrowed(embeddings: Any, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
-    """In prediction on a CPU, what flows from layer to layer has the precision of their products: less to move."""
-    wide = embeddings.training or torch.is_grad_enabled() or output.device.type != "cpu"
-    return output if wide else output.to(product_dtype(output))
+    """On a CPU what flows from layer to layer, and back, has the precision of their products: less to move."""
+    return output.to(product_dtype(output)) if output.device.type == "cpu" else output
 
 
 def _forward(model: Model, docs: list[Pieces], is_train: bool) -> tuple[list[Encoded], Callable]:

@@ -20,13 +20,22 @@ def only_rows(net: Any, rows: torch.Tensor) -> Iterator[None]:
     """
     path = family_of(net.config).after_attention
     assert path is not None
-    module = net.get_submodule(path.format(net.config.num_hidden_layers - 1))
+    layers, _, after = path.partition("{}.")
+    layer = net.get_submodule(f"{layers}{net.config.num_hidden_layers - 1}")
+
+    def ask(module: Any, inputs: tuple, settings: dict[str, Any]) -> tuple:
+        windows = settings.get("windows")
+        return inputs, settings if windows is None else {**settings, "windows": windows.asked_by_first()}
 
     def choose(module: Any, inputs: tuple) -> tuple:
         return tuple(states.flatten(0, 1).index_select(0, rows)[None] for states in inputs)
 
-    handle = module.register_forward_pre_hook(choose)
+    handles = [
+        layer.register_forward_pre_hook(ask, with_kwargs=True),
+        layer.get_submodule(after).register_forward_pre_hook(choose),
+    ]
     try:
         yield
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()

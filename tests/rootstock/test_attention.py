@@ -34,9 +34,27 @@ def test_each_window_looks_at_itself_alone(lengths):
         torch.testing.assert_close(one.grad, other.grad)
 
 
+@given(lengths)
+def test_where_first_pieces_alone_look_they_see_and_teach_the_same(lengths):
+    ours, theirs = qkv(sum(lengths)), qkv(sum(lengths))
+    windows = Windows(np.array(lengths), HEADS)
+    firsts = np.cumsum(lengths) - lengths
+    found = Attention.apply(*ours, windows.asked_by_first(), 0.5, 0.0)
+    wanted = Attention.apply(*theirs, windows, 0.5, 0.0)
+    torch.testing.assert_close(found[firsts], wanted[firsts])
+    assert not found.detach().index_fill(0, torch.from_numpy(firsts), 0).any()
+    assert {run.asking.length for run in windows.asked_by_first().runs} == {1}
+    gradient = torch.linspace(-1, 1, wanted[firsts].numel()).view_as(wanted[firsts])
+    found[firsts].backward(gradient)
+    wanted[firsts].backward(gradient)
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
+
+
 @pytest.mark.parametrize("rate", [0.0, 0.3])
-def test_its_gradient_is_that_of_finite_differences(rate):
-    windows = Windows(np.array([4, 2, 2, 1]), HEADS)
+@pytest.mark.parametrize("windows", [Windows.asked_by_first, lambda windows: windows], ids=["first", "all"])
+def test_its_gradient_is_that_of_finite_differences(windows, rate):
+    windows = windows(Windows(np.array([4, 2, 2, 1]), HEADS))
 
     def attend(*inputs):
         torch.manual_seed(0)  # the same draws each time
@@ -58,7 +76,7 @@ def test_shapes_of_large_packs_recur():
     for _ in range(300):
         windows = Windows(-np.sort(-lots.integers(6, 12, 400)), HEADS)
         assert windows.large
-        shapes |= {(run.length, run.rows.stop - run.rows.start) for run in windows.runs}
+        shapes |= {(run.asked.length, run.asked.rows.stop - run.asked.rows.start) for run in windows.runs}
     assert len(shapes) < 20  # more than 100 where they do not
 
 

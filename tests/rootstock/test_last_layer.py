@@ -5,6 +5,7 @@ import pytest
 from spacy.language import Language
 from spacy.tokens import Doc
 
+from rootstock.attention import Run
 from rootstock.batch import Batch
 from rootstock.families import FAMILIES, Family
 from rootstock.pieces import Pieces
@@ -104,6 +105,23 @@ def test_only_rows_that_are_read_are_computed(tiny):
     assert rows_of_the_last_layer(nlp, exclude=["tagger"]) == n_pieces
     nlp.remove_pipe("tagger")
     assert rows_of_the_last_layer(nlp) == n_sentences
+
+
+def test_in_the_last_layer_class_pieces_alone_look_at_others(tiny, monkeypatch):
+    asking, weights = [], Run.weights
+
+    def seen(run, query, key):
+        asking.append(run.asking.length)
+        return weights(run, query, key)
+
+    monkeypatch.setattr(Run, "weights", seen)
+    nlp = build(tiny)
+    nlp.update(examples(nlp, [("A sentence of some pieces", "GOOD")]))
+    n_layers = net_of(nlp).config.num_hidden_layers
+    assert len(asking) % n_layers == 0
+    last = len(asking) // n_layers  # calls of a layer
+    assert set(asking[-last:]) == {1} and max(asking[:last]) > 1
+    assert asking[:-last] == asking[:last] * (n_layers - 1)
 
 
 @pytest.mark.parametrize("head", ["mean", "last_hidden"])

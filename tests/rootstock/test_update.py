@@ -209,6 +209,25 @@ def test_a_huge_document_is_computed_in_smaller_packs(tiny):
         np.testing.assert_allclose(states[1][name], value, atol=2e-5, err_msg=name)
 
 
+def test_bf16_learns_the_same(minilm):
+    """All that flows between layers is bf16, in training too; gradients stay those of fp32."""
+    gradients, flows = {}, {}
+    for precision in ("fp32", "bf16"):
+        nlp = build(minilm, precision=precision)
+        seen = flows[precision] = set()
+        for layer in net_of(nlp).encoder.layer:
+            layer.register_full_backward_pre_hook(lambda layer, gradient, seen=seen: seen.add(gradient[0].dtype))
+            layer.register_forward_hook(lambda layer, inputs, output, seen=seen: seen.add(output.dtype))
+        given = examples(nlp, BATCHES[0])
+        for _, component in nlp.pipeline:
+            component.update(given)
+        found = [p.grad for p in net_of(nlp).parameters() if p.grad is not None]
+        gradients[precision] = torch.cat([g.to_dense().flatten() if g.is_sparse else g.flatten() for g in found])
+    assert flows == {"fp32": {torch.float32}, "bf16": {torch.bfloat16}}
+    difference = (gradients["bf16"] - gradients["fp32"]).norm() / gradients["fp32"].norm()
+    assert 0 < difference < 0.05
+
+
 def test_fp16_scales_the_loss(tiny):
     """Close to fp32; an overflow costs a step of the transformer and halves the scale."""
     states = []
