@@ -20,6 +20,7 @@ NAME = "rootstock"  # for set_attn_implementation
 ALIKE = 0.8  # of the longest window that is computed with it: less padding costs more calls
 MOST = 2**19  # attention weights that are computed together: more would leave the cache between one step and the next
 LARGE = 2000  # pieces in a pack, from which on products in halves of fp32 are worth their casts
+MULTIPLE = 8  # of pieces, and a power of two of windows, in such products: oneDNN keeps half a MB for each shape
 
 
 class Place(NamedTuple):
@@ -75,7 +76,7 @@ class Windows:
 
     def __init__(self, lengths: np.ndarray, n_heads: int) -> None:
         """lengths (int, Shape (n_windows,)): the longest first."""
-        self.large = lengths.sum() >= LARGE
+        self.halves = torch.is_autocast_enabled("cpu") and lengths.sum() >= LARGE
         self.runs: list[Run] = []
         padded = np.empty_like(lengths)
         first, row = 0, 0
@@ -83,9 +84,8 @@ class Windows:
             length = int(lengths[first])
             alike = int(np.count_nonzero(lengths[first:] >= ALIKE * length))
             size = min(alike, max(1, MOST // (n_heads * length**2)))
-            # In halves of fp32 oneDNN compiles a product for each shape, and keeps it: powers of two recur.
-            if self.large:
-                size = 1 << (size.bit_length() - 1)
+            if self.halves:
+                length, size = -(-length // MULTIPLE) * MULTIPLE, 1 << (size.bit_length() - 1)
             last = first + size
             shortest = int(lengths[last - 1])
             padding = torch.from_numpy(np.arange(shortest, length) >= lengths[first:last, None])[:, None, None]
@@ -114,7 +114,7 @@ class Windows:
 
     def precision(self, of: torch.Tensor) -> torch.dtype:
         """In which products of these are computed."""
-        fast = of.dtype.itemsize > 2 or (self.large and computes(of.device, of.dtype))
+        fast = of.dtype.itemsize > 2 or (self.halves and computes(of.device, of.dtype))
         return of.dtype if fast else torch.float32
 
 

@@ -34,7 +34,7 @@ class Layout(NamedTuple):
     inputs: dict[str, Any]
     rows: torch.Tensor  # of each piece that comes out among those of the batch
     places: torch.Tensor  # of each of these in the flat output
-    firsts: torch.Tensor  # the first piece of each window among `rows`
+    firsts: torch.Tensor  # the first piece of each window among `rows`, that of one window again up to a power of two
     chosen: torch.Tensor | None  # the pieces with which the last layer goes on from its attention, None for all
 
     @property
@@ -102,10 +102,10 @@ class Batch:
             }
         elif len(rows) < inputs["input_ids"].numel():  # without padding no mask is needed, and attention is cheaper
             inputs["attention_mask"] = grid(np.ones_like(rows))
-        chosen = None
+        chosen, firsts = None, np.append(firsts, np.zeros(_power_of_two(len(firsts)) - len(firsts), "int64"))
         if self.class_pieces_alone:
             chosen = self.on_device(places[firsts])
-            rows, places, firsts = windows, np.arange(len(windows)), np.arange(len(windows))
+            rows, places, firsts = windows, np.arange(len(windows)), np.arange(len(firsts))
         return Layout(inputs, self.on_device(rows), self.on_device(places), self.on_device(firsts), chosen)
 
     def on_device(self, values: np.ndarray) -> torch.Tensor:
@@ -177,6 +177,11 @@ class _Merge:
 
     def mean_backward(self, gradient: torch.Tensor) -> torch.Tensor:
         return gradient if self.trivial else (gradient * self.weights)[self.index]
+
+
+def _power_of_two(size: int) -> int:
+    """So many rows or more."""
+    return 1 << (size - 1).bit_length()
 
 
 def _recurring(size: int, most: int) -> int:

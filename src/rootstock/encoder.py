@@ -167,7 +167,7 @@ def _forward(model: Model, docs: list[Pieces], is_train: bool) -> tuple[list[Enc
                 passes.append(step)
                 if step.output is None:
                     del step.layout  # is made again, too
-            if many and (number + 1) % (MANY // 2) == 0:
+            if many and ((number + 1) % (MANY // 2) == 0 or number + 1 == len(packs)):
                 _trim()
 
     def backprop(d_docs: list[tuple[Any, Any]]) -> list:
@@ -222,7 +222,8 @@ class _Pass:
             layers.keep(self, output)
         pooled = getattr(output, "pooler_output", None)
         if pooled is not None and len(pooled) < len(self.windows):  # the network takes all windows for one
-            pooled = self.net.pooler(output.last_hidden_state[0, self.layout.firsts][:, None])
+            firsts = output.last_hidden_state[0, self.layout.firsts]
+            pooled = self.net.pooler(firsts[:, None])[: len(self.windows)]
         states = [output.last_hidden_state] if self.mix is None else output.hidden_states
         rows = [self.layout.rows_of(state).to(self.dtype) for state in states]
         hidden = rows[0] if self.mix is None else self.mix(torch.stack(rows))

@@ -74,16 +74,19 @@ def test_what_is_computed_together_stays_in_the_cache(lengths, runs):
 def test_shapes_of_large_packs_recur():
     lots, shapes = np.random.default_rng(0), set()
     for _ in range(300):
-        windows = Windows(-np.sort(-lots.integers(6, 12, 400)), HEADS)
-        assert windows.large
+        with torch.autocast("cpu", torch.bfloat16):
+            windows = Windows(-np.sort(-lots.integers(6, 80, 400)), HEADS)
         shapes |= {(run.asked.length, run.asked.rows.stop - run.asked.rows.start) for run in windows.runs}
-    assert len(shapes) < 20  # more than 100 where they do not
+    assert len(shapes) < 40  # 140 with lengths as they come, 800 with any number of windows
 
 
 @pytest.mark.parametrize("lengths", [[5, 3], [LARGE // 20] * 19 + [LARGE // 20 - 1, 1]], ids=["small", "large"])
 def test_bf16_comes_back_as_bf16_and_is_near(lengths):
     ours, theirs = qkv(sum(lengths), torch.bfloat16), qkv(sum(lengths))
-    found = Attention.apply(*ours, Windows(np.array(lengths), HEADS), 0.5, 0.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        windows = Windows(np.array(lengths), HEADS)
+    assert windows.halves == (sum(lengths) >= LARGE)
+    found = Attention.apply(*ours, windows, 0.5, 0.0)
     assert found.dtype == torch.bfloat16
     torch.testing.assert_close(found.float(), one_by_one(*theirs, lengths), atol=0.03, rtol=0.03)
     found.sum().backward()

@@ -81,6 +81,19 @@ def test_a_review_sentence_by_sentence_equals_hugging_face(nlp, minilm):
     assert all(pieces for token, pieces in zip(doc, doc._.trf_alignment, strict=True) if not token.is_space)
 
 
+def test_numbers_of_windows_that_are_pooled_recur(minilm):
+    nlp, seen, sentences = pipeline(minilm), set(), range(3, 40, 4)
+    pooler = nlp.get_pipe("trf_tok2vec").transformer.pooler
+    handle = pooler.register_forward_pre_hook(lambda module, inputs: seen.add(len(inputs[0])))
+    docs = [nlp("It rains. " * n) for n in sentences]
+    handle.remove()
+    assert seen - {1} == {4, 8, 16, 32, 64}  # Transformers' own call pools the first piece alone
+    for doc, n in zip(docs, sentences, strict=True):
+        pooled = doc._.trf_pooler_output
+        assert pooled.shape == (n, 384)
+        np.testing.assert_allclose(pooled, np.repeat(pooled[:1], n, axis=0), atol=1e-4)
+
+
 @given(st.lists(texts, min_size=1, max_size=5))
 def test_sums_are_preserved(tiny_nlp, some):
     for doc in tiny_nlp.pipe(some):
