@@ -167,8 +167,10 @@ def _forward(model: Model, docs: list[Pieces], is_train: bool) -> tuple[list[Enc
                 passes.append(step)
                 if step.output is None:
                     del step.layout  # is made again, too
-            if many and ((number + 1) % (MANY // 2) == 0 or number + 1 == len(packs)):
+            if many and is_train and (number + 1) % (MANY // 2) == 0:
                 _trim()
+    if many:  # before all that comes out is put together
+        _trim()
 
     def backprop(d_docs: list[tuple[Any, Any]]) -> list:
         d_rows, d_pooled = batch.split_gradients(d_docs, scale.value)
