@@ -29,6 +29,11 @@ class Place(NamedTuple):
     rows: slice
     length: int  # rows of a window and head
 
+    @property
+    def size(self) -> int:
+        """Rows of all windows and heads."""
+        return self.rows.stop - self.rows.start
+
     def of(self, *all_rows: torch.Tensor) -> list[torch.Tensor]:
         """Its rows of each: (n_windows * n_heads, length, width)."""
         return [x[self.rows].view(-1, self.length, x.shape[1]) for x in all_rows]
@@ -107,7 +112,7 @@ class Windows:
         windows, row = copy(self), 0
         windows.asking, windows.runs = Order(self._firsts, None, self._firsts[:0]), []
         for run in self.runs:
-            rows = slice(row, row + (run.asked.rows.stop - run.asked.rows.start) // run.asked.length)
+            rows = slice(row, row + run.asked.size // run.asked.length)
             windows.runs.append(run._replace(asking=Place(rows, 1)))
             row = rows.stop
         return windows
@@ -133,7 +138,7 @@ class Attention(torch.autograd.Function):
         queries.mul_(scaling)
         masks: Any = [None] * len(windows.runs)
         if rate:  # drawn at once; the values are raised, instead of the weights that are kept, run by run
-            sizes = [(run.asking.rows.stop - run.asking.rows.start) * run.asked.length for run in windows.runs]
+            sizes = [run.asking.size * run.asked.length for run in windows.runs]
             masks = draw(values.new_empty(1).expand(sum(sizes)), rate).split(sizes)
             values.mul_(raised(rate))
         output, saved = torch.empty_like(queries), []
