@@ -80,6 +80,21 @@ def test_skipped_rows_of_a_held_out_dev_are_counted_once(tmp_path):
     assert [report[split]["skipped"] for split in shards.SPLITS] == [1, 0, 0]
 
 
+@pytest.mark.parametrize("language", ["en", "de", "sr", "hi", "xx"])  # hi, sr: with norms of their own
+def test_what_words_look_like_is_as_spacy_has_it_where_it_counts(tmp_path, language):
+    texts = [
+        "Isn’t it (no?). “12 $.” Said who?",
+        "daß, kol’ko; ‘so’।। कुत्तों।",
+        "...!? Then",
+    ]
+    plain = spacy.blank(language)
+    plain.add_pipe("sentencizer")
+    for nlp, folder in ((sentencize._tokenizer(language), tmp_path / "ours"), (plain, tmp_path / "plain")):
+        shards.write(nlp.pipe(texts), folder, 10)
+    (ours,), (theirs,) = (shards.files(tmp_path / name) for name in ("ours", "plain"))
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
 def test_a_text_of_more_than_a_million_characters(tmp_path):
     write(tmp_path / "mine", train=[*ROWS, ("a b c. " * 150_000, "A")], dev=ROWS, test=ROWS)
     assert run(tmp_path)[0]["train"]["documents"] == 5
