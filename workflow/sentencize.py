@@ -57,7 +57,7 @@ def _tokenizer(language: str) -> spacy.Language:
         nlp = spacy.blank(language)
     except ImportError as error:
         raise Problem(f"params.yaml: language is {language!r}: {' '.join(str(error).split())}") from None
-    # Of what words look like the sentencizer asks one thing, and shards keep the other; the rest costs a sixth of the time.
+    # Of what words look like the sentencizer asks one thing, and shards keep another: all else is a fifth of the time.
     nlp.vocab.lex_attr_getters = {attr: nlp.vocab.lex_attr_getters[attr] for attr in (IS_PUNCT, NORM)}
     nlp.max_length = sys.maxsize  # the limit is for parsers; rules need little memory
     nlp.add_pipe("sentencizer")
