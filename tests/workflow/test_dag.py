@@ -4,6 +4,7 @@ import subprocess
 
 import pytest
 from dvc.repo import Repo
+from ruamel.yaml import YAML
 
 from workflow import dag
 
@@ -90,3 +91,9 @@ def test_stages_are_those_of_dvc(folder):
         expected = theirs[name]
         assert stage.cmd == expected.cmd and stage.meta == expected.meta and stage.params == expected.params
         assert sorted(stage.deps) == sorted(expected.deps) and sorted(stage.outs) == sorted(expected.outs)
+
+
+def test_dvc_reads_yaml_by_c():
+    from _ruamel_yaml import CParser
+
+    assert YAML(typ="safe").Parser is CParser  # which DVC asks for
