@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import spacy
-from spacy.attrs import IS_PUNCT, NORM
 from spacy.tokens import Doc
 from tqdm import tqdm
 
@@ -54,11 +53,9 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
 
 def _tokenizer(language: str) -> spacy.Language:
     try:
-        nlp = spacy.blank(language)
+        nlp = shards.blank(language)
     except ImportError as error:
         raise Problem(f"params.yaml: language is {language!r}: {' '.join(str(error).split())}") from None
-    # Of what words look like the sentencizer asks one thing, and shards keep another: all else is a fifth of the time.
-    nlp.vocab.lex_attr_getters = {attr: nlp.vocab.lex_attr_getters[attr] for attr in (IS_PUNCT, NORM)}
     nlp.max_length = sys.maxsize  # the limit is for parsers; rules need little memory
     nlp.add_pipe("sentencizer")
     return nlp

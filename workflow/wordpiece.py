@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import spacy
 import srsly
-from spacy.attrs import IS_PUNCT
 from spacy.tokens import Doc
 from tqdm import tqdm
 
@@ -23,13 +22,11 @@ from .stage import main, write_json
 
 
 def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> None:
-    nlp = spacy.blank(params.language)
-    # What else words look like costs a fifth of the time, and nobody asks.
-    nlp.vocab.lex_attr_getters = {IS_PUNCT: nlp.vocab.lex_attr_getters[IS_PUNCT]}
+    nlp = shards.blank(params.language)
     settings = params.wordpiece.model_dump(include={"spans", "long_sentences"})
     wordpiecer = nlp.add_pipe("trf_wordpiecer", config={"weights": str(inputs["weights"]), **settings})
     unknown = wordpiecer.tokenizer.unk_token_id
-    gc.freeze()  # what is loaded stays: to go through it again and again for garbage costs a tenth of the time or more
+    gc.freeze()  # what is loaded stays: to go through it for garbage costs a tenth of the time where texts are short
     sentencized = srsly.read_json(inputs["sentences"] / "report.json")
     counts: Counter[str] = Counter()
     docs = shards.read(shards.files(inputs["sentences"]), nlp.vocab)
