@@ -10,9 +10,9 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 setup: $(READY) ## the environment alone
 
 repro: $(READY) ## run the DAG, then bring MLflow up to date
-	@python -m workflow.params
+	@python -m workflow.engine.params
 	@dvc repro
-	@python -m workflow.ledger
+	@python -m workflow.records.ledger
 
 test: $(READY) ## the tests; the first call fetches the weights that they use
 	@python -m pytest -n 2 --dist loadfile
@@ -39,15 +39,15 @@ check: $(READY) ## lint, format and types
 	@mypy
 
 ui: $(READY) ## compare runs in the browser
-	@python -m workflow.ledger || true # while a stage runs there is nothing complete to record
+	@python -m workflow.records.ledger || true # while a stage runs there is nothing complete to record
 	@case "$$MLFLOW_TRACKING_URI" in \
 	  http*) echo "MLflow runs at $$MLFLOW_TRACKING_URI" ;; \
 	  *) mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" ;; \
 	esac
 
 report: $(READY) ## one page about what is here: cost, scores, errors
-	@python -m workflow.ledger
-	@python -m workflow.report
+	@python -m workflow.records.ledger
+	@python -m workflow.records.report
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] < (3, 15) else "error: Python 3.11 to 3.14 is wanted, this is " + sys.version.split()[0] + "; name another: make PYTHON=python3.11")'

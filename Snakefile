@@ -3,10 +3,10 @@
 import sys
 
 sys.path.insert(0, workflow.basedir)
-from workflow import dag, snake
+from workflow.engine import dag, snake
 
 if workflow.is_main_process:  # jobs read this file too
-    from workflow.params import check
+    from workflow.engine.params import check
 
     check()
 STAGES = dag.load()
@@ -43,4 +43,4 @@ for stage in STAGES.values():
 
 
 onsuccess:
-    shell("python -m workflow.ledger")
+    shell("python -m workflow.records.ledger")

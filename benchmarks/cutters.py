@@ -66,7 +66,8 @@ class Stages(Cutter):
     """sentencize and wordpiece, what they read and write on disk included."""
 
     def load(self) -> None:
-        from workflow import params, sentencize, wordpiece
+        from workflow.engine import params
+        from workflow.stages import sentencize, wordpiece
 
         self.stages = sentencize, wordpiece
         settings = params.load()

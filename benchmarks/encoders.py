@@ -73,7 +73,7 @@ class Bare(Encoder):
         import torch
         from transformers import AutoModel, AutoTokenizer
 
-        from rootstock.encoder import has_fast_bf16
+        from rootstock.encoder.encoder import has_fast_bf16
 
         halved = precision == "auto" and has_fast_bf16(torch.device("cpu"))
         self.pieces = Rootstock.__new__(Rootstock)
@@ -86,8 +86,8 @@ class Bare(Encoder):
         import torch
         from spacy.util import minibatch
 
-        from rootstock.packing import pack
-        from rootstock.pieces import Pieces
+        from rootstock.pieces.packing import pack
+        from rootstock.pieces.pieces import Pieces
 
         nlp, batches = self.pieces.nlp, []
         cut = [Pieces.of(doc) for doc in nlp.pipe(texts, disable=["trf_tok2vec"])]

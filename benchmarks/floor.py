@@ -42,7 +42,7 @@ class Rate:
     def __init__(self, precision: str, by: str) -> None:
         import torch
 
-        from rootstock.linear import Linear
+        from rootstock.encoder.kernels.linear import Linear
 
         config = json.loads((data.WEIGHTS / "config.json").read_text())
         shape = (3000, config["hidden_size"], config["intermediate_size"])  # a pack of pieces, in and out

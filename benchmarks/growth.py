@@ -77,7 +77,7 @@ class Job:
     """In the worker."""
 
     def __init__(self, job: str, root: str) -> None:
-        from workflow import params
+        from workflow.engine import params
 
         self.job, self.root = job, Path(root)
         os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{root}/mlflow.db"

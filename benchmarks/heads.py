@@ -35,7 +35,7 @@ class Heads:
         from spacy.tokens import Doc
 
         from rootstock.attributes import ROWS
-        from rootstock.pooling import POOLING
+        from rootstock.components.pooling import POOLING
 
         found = []
         for doc, label in self.nlp.pipe([(row["text"], row["label"]) for row in rows], as_tuples=True):
@@ -68,7 +68,7 @@ class Heads:
         return right / len(docs)
 
     def unlabelled(self, docs: list[Any]) -> Iterator[tuple[Any, dict[str, float]]]:
-        """As `workflow.predictions` reads them."""
+        """As `workflow.corpus.predictions` reads them."""
         for doc in docs:
             gold, doc.cats = doc.cats, {}
             yield doc, gold

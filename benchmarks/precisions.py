@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from rootstock import encoder
+from rootstock.encoder import encoder
 
 from .report import Report
 

@@ -69,12 +69,13 @@ class WithSpacy(Trainer):
 
 
 class Rootstock(WithSpacy):
-    """As `workflow.finetune` trains."""
+    """As `workflow.stages.finetune` trains."""
 
     def start(self, weights: str, documents: int, seed: int, precision: str, epochs: int = 1) -> None:
         from pathlib import Path
 
-        from workflow import finetune, params, stage
+        from workflow.engine import params, stage
+        from workflow.stages import finetune
 
         settings = params.load()
         changes = {"precision": precision, "epochs": epochs, "batch_size": BATCH}

@@ -14,7 +14,7 @@ IMPORTS = {
     "imports of the library": ("rootstock", "spacy, torch, transformers"),
     # `transformers` alone loads next to nothing of what a model does.
     "imports of a pipeline": (
-        "rootstock.encoder, rootstock.textcat, rootstock.wordpiecer",
+        "rootstock.encoder.encoder, rootstock.components.textcat, rootstock.components.wordpiecer",
         "spacy, torch, transformers.modeling_utils",
     ),
 }

@@ -15,7 +15,7 @@ import spacy
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
 
-from rootstock.alignment import token_attention
+from rootstock.pieces.alignment import token_attention
 
 
 def load(folder: str) -> spacy.Language:

@@ -10,8 +10,8 @@ from spacy.tokens import Doc
 from spacy.training import Example
 from thinc.api import Softmax, fix_random_seed
 
-from rootstock.alignment import add_tensor_gradient
-from rootstock.head import Head
+from rootstock.components.head import Head
+from rootstock.pieces.alignment import add_tensor_gradient
 
 
 class Tagger(Head):

@@ -12,7 +12,7 @@ import spacy
 from filelock import FileLock
 from hypothesis import HealthCheck, settings
 
-from workflow.download_weights import fetch
+from workflow.stages.download_weights import fetch
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"  # public data sets, where they are at hand

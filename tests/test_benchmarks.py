@@ -8,9 +8,8 @@ from benchmarks.__main__ import NAMES, arguments
 from benchmarks.precisions import precisions
 from benchmarks.report import Report
 from benchmarks.turns import Goal, Measured
-from rootstock import encoder
-
-from .conftest import ROOT
+from rootstock.encoder import encoder
+from tests.conftest import ROOT
 
 
 def test_contenders_take_turns_and_agree(minilm, tmp_path):

@@ -1,6 +1,6 @@
 import importlib.util
 
-from .conftest import ROOT, pipeline
+from tests.conftest import ROOT, pipeline
 
 
 def load(name: str):

@@ -8,7 +8,7 @@ from itertools import combinations
 import pytest
 import spacy
 
-from .conftest import ROOT
+from tests.conftest import ROOT
 
 SPLITS = {
     split: [json.loads(line) for line in (ROOT / f"data/sample/{split}.jsonl").open(encoding="utf-8")]

@@ -5,8 +5,8 @@ from typing import Any
 from spacy.tokens import Doc, Span, Token
 from thinc.api import get_array_module
 
-from . import alignment
-from .pieces import Pieces
+from .pieces import alignment
+from .pieces.pieces import Pieces
 
 OUTPUTS = "trf_outputs"  # doc.user_data: what the model gave, under the names of Transformers
 ROWS = "trf_rows"  # doc.user_data: what the head classifies, of a transformer that does not change

@@ -9,12 +9,12 @@ from typing import Any
 import spacy
 from spacy.language import Language
 
-from .families import Classifier, classifier_of
-from .hidden import set_hidden
-from .textcat import TrfTextCat
-from .tok2vec import TransformerTok2Vec
-from .weights import load_config, quiet
-from .wordpiecer import WordPiecer
+from .components.hidden import set_hidden
+from .components.textcat import TrfTextCat
+from .components.tok2vec import TransformerTok2Vec
+from .components.wordpiecer import WordPiecer
+from .weights.families import Classifier, classifier_of
+from .weights.weights import load_config, quiet
 
 
 def take_over(

@@ -9,11 +9,10 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from rootstock.classifiers import give_back, take_over
 from rootstock.pairs import make_pair
-
-from ..conftest import SHARED, pipeline
-from .test_families import FAMILIES, TEXTS, TOKENIZERS, make_weights
-from .test_finite_differences import check_head, in_float64
-from .test_update import BATCHES, examples, sgd
+from tests.conftest import SHARED, pipeline
+from tests.rootstock.test_finite_differences import check_head, in_float64
+from tests.rootstock.test_update import BATCHES, examples, sgd
+from tests.rootstock.weights.test_families import FAMILIES, TEXTS, TOKENIZERS, make_weights
 
 pytestmark = pytest.mark.skipif(not TOKENIZERS.is_dir(), reason=f"the real tokenizers are not at hand in {SHARED}")
 LABELS = {0: "GOOD", 1: "BAD", 2: "SO SO"}

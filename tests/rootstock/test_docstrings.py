@@ -4,9 +4,9 @@ import ast
 
 import pytest
 
-from ..conftest import ROOT
+from tests.conftest import ROOT
 
-MODULES = sorted((ROOT / "src/rootstock").glob("*.py"))
+MODULES = sorted((ROOT / "src/rootstock").rglob("*.py"))
 # Methods that are spaCy's, PyTorch's or Thinc's and do what those document.
 THEIRS = {
     "add_listener", "annotate", "connect", "find_listeners", "finish_update", "forward", "from_bytes", "from_disk",
@@ -44,7 +44,7 @@ def test_what_raises_says_so(module):
 def test_every_setting_of_a_component_is_described(module):
     [factory] = [
         node
-        for node in ast.parse((ROOT / f"src/rootstock/{module}.py").read_text()).body
+        for node in ast.parse((ROOT / f"src/rootstock/components/{module}.py").read_text()).body
         if isinstance(node, ast.FunctionDef) and node.decorator_list
     ]
     described = ast.get_docstring(factory)

@@ -8,11 +8,10 @@ import torch
 from spacy.training import Example
 from thinc.api import Ops
 
-from rootstock.alignment import add_tensor_gradient
-from rootstock.pieces import Pieces
-from rootstock.pooling import POOLING
-
-from ..conftest import pipeline
+from rootstock.components.pooling import POOLING
+from rootstock.pieces.alignment import add_tensor_gradient
+from rootstock.pieces.pieces import Pieces
+from tests.conftest import pipeline
 
 LONG = " ".join(f"w{i}" for i in range(40))  # some windows
 TEXTS = ["I like it. A lot.", "No, not at all 😀.", LONG]

@@ -6,11 +6,10 @@ import spacy
 import torch
 from thinc.api import Adam
 
-from rootstock.alignment import token_attention
-from rootstock.pieces import Pieces
-
-from ..conftest import pipeline
-from .test_update import BATCHES, examples, sgd
+from rootstock.pieces.alignment import token_attention
+from rootstock.pieces.pieces import Pieces
+from tests.conftest import pipeline
+from tests.rootstock.test_update import BATCHES, examples, sgd
 
 TEXT = "The U.S. cannot wait. Silicon Valley is unbelievable!"
 

@@ -7,11 +7,10 @@ from thinc.api import Adam
 from transformers import AutoTokenizer
 
 from rootstock.pairs import make_pair
-from rootstock.pieces import Pieces
-
-from ..conftest import pipeline
-from .strategies import texts
-from .test_families import TOKENIZERS
+from rootstock.pieces.pieces import Pieces
+from tests.conftest import pipeline
+from tests.rootstock.strategies import texts
+from tests.rootstock.weights.test_families import TOKENIZERS
 
 FIRST, SECOND = "Is it raining?", "It is. Hard, too."
 

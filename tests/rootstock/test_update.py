@@ -10,13 +10,12 @@ from spacy.tokens import Doc
 from spacy.training import Example
 from thinc.api import SGD
 
-from rootstock.alignment import entries
 from rootstock.attributes import ROWS
-from rootstock.encoder import MANY, SHARE
-from rootstock.pieces import Pieces
-from rootstock.pooling import POOLING
-
-from ..conftest import pipeline
+from rootstock.components.pooling import POOLING
+from rootstock.encoder.encoder import MANY, SHARE
+from rootstock.pieces.alignment import entries
+from rootstock.pieces.pieces import Pieces
+from tests.conftest import pipeline
 
 BATCHES = [
     [("I like it. A lot.", "GOOD"), ("No, not at all.", "BAD"), ("So so, I think it is.", "BAD")],

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from ..conftest import ROOT
-from .project import Project, small
-from .test_repro import shorten
+from tests.conftest import ROOT
+from tests.workflow.project import Project, small
+from tests.workflow.test_repro import shorten
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import time
 import urllib.request
 from pathlib import Path
 
-from .daemons import free_port
+from tests.workflow.daemons import free_port
 
 
 class Server:

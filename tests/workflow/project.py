@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from ..conftest import ROOT
+from tests.conftest import ROOT
 
 
 class Project:
@@ -77,7 +77,13 @@ class Project:
     def stage(self, name: str, check: bool = True) -> subprocess.CompletedProcess:
         """name: as DVC has it, such as `finetune@base`."""
         module, *item = name.split("@")
-        return self.call(sys.executable, "-m", f"workflow.{module}", *item, check=check)
+        return self.call(
+            sys.executable,
+            "-m",
+            f"workflow.{'records' if module in ('ledger', 'report') else 'stages'}.{module}",
+            *item,
+            check=check,
+        )
 
 
 def small(weights: Path, **changes) -> dict:

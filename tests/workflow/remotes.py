@@ -9,7 +9,7 @@ from pathlib import Path
 
 import botocore.session
 
-from .daemons import Daemons, free_port, listens, missing
+from tests.workflow.daemons import Daemons, free_port, listens, missing
 
 USER = pwd.getpwuid(os.geteuid()).pw_name
 

@@ -6,7 +6,7 @@ import socket
 import subprocess
 from pathlib import Path
 
-from .daemons import Daemons, free_port, missing
+from tests.workflow.daemons import Daemons, free_port, missing
 
 ETC, CONFIGURATION = Path("/etc/slurm"), ("slurm.conf", "gres.conf", "cgroup.conf")
 

@@ -5,10 +5,10 @@ import shutil
 
 import pytest
 
-from ..conftest import ROOT
-from .project import Project, small
-from .remotes import S3, Ssh
-from .test_repro import UP_TO_DATE, shorten
+from tests.conftest import ROOT
+from tests.workflow.project import Project, small
+from tests.workflow.remotes import S3, Ssh
+from tests.workflow.test_repro import UP_TO_DATE, shorten
 
 pytestmark = [
     pytest.mark.slow,

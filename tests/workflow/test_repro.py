@@ -9,13 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from workflow import dag
-from workflow.stage import digest
-from workflow.tracking import PARENT
-
-from ..conftest import ROOT, SHARED
-from ..rootstock.test_families import make_weights
-from .project import Project, small
+from tests.conftest import ROOT, SHARED
+from tests.rootstock.weights.test_families import make_weights
+from tests.workflow.project import Project, small
+from workflow.engine import dag
+from workflow.engine.stage import digest
+from workflow.records.tracking import PARENT
 
 STAGES = dag.load(ROOT)
 UP_TO_EVALUATE = [name for name in STAGES if name.partition("@")[0] not in ("compare", "package", "package_weights")]
@@ -57,28 +56,28 @@ def closure(path: Path) -> set[Path]:
 
 @pytest.mark.parametrize("stage", BY_MODULE)
 def test_deps_cover_the_imports(stage):
-    modules = [ROOT / f"workflow/{stage}.py"]
+    modules = [ROOT / f"workflow/stages/{stage}.py"]
     if stage in ("encode", "finetune", "evaluate"):  # components that spaCy finds by entry point
-        modules += [ROOT / f"src/rootstock/{name}.py" for name in ("wordpiecer", "tok2vec", "textcat")]
+        modules += [ROOT / f"src/rootstock/components/{name}.py" for name in ("wordpiecer", "tok2vec", "textcat")]
     if stage == "wordpiece":
-        modules += [ROOT / "src/rootstock/wordpiecer.py"]
+        modules += [ROOT / "src/rootstock/components/wordpiecer.py"]
     needed = {p for module in modules for p in closure(module)} - {ROOT / "workflow/__init__.py"}
     deps = [ROOT / dep for dep in BY_MODULE[stage].deps]
     missing = [str(p.relative_to(ROOT)) for p in needed if not any(p.is_relative_to(dep) for dep in deps)]
     assert not missing
     named = {d for d in deps if d.suffix == ".py"}
-    superfluous = named - needed - {ROOT / "workflow/check_package.py", ROOT / "src/rootstock/__init__.py"}
+    superfluous = named - needed - {ROOT / "workflow/model/check_package.py", ROOT / "src/rootstock/__init__.py"}
     assert not superfluous
 
 
 @pytest.mark.parametrize("stage", BY_MODULE)
 def test_no_stage_imports_another(stage):
-    others = {ROOT / f"workflow/{name}.py" for name in BY_MODULE if name != stage}
-    assert not closure(ROOT / f"workflow/{stage}.py") & others
+    others = {ROOT / f"workflow/stages/{name}.py" for name in BY_MODULE if name != stage}
+    assert not closure(ROOT / f"workflow/stages/{stage}.py") & others
 
 
 def test_the_library_knows_nothing_of_the_workflow():
-    for module in (ROOT / "src/rootstock").glob("*.py"):
+    for module in (ROOT / "src/rootstock").rglob("*.py"):
         assert all(p.is_relative_to(ROOT / "src") for p in closure(module))
 
 
@@ -87,13 +86,15 @@ def test_tracking_and_metering_have_one_module_each(package, home):
     users = {
         p.name
         for folder in ("workflow", "src/rootstock")
-        for p in (ROOT / folder).glob("*.py")
+        for p in (ROOT / folder).rglob("*.py")
         if f"import {package}" in p.read_text() or f"from {package}" in p.read_text()
     }
     assert users == {home}
 
 
-@pytest.mark.parametrize("module", ["rootstock", "workflow.params", "workflow.stage", "workflow.ledger"])
+@pytest.mark.parametrize(
+    "module", ["rootstock", "workflow.engine.params", "workflow.engine.stage", "workflow.records.ledger"]
+)
 def test_nothing_heavy_is_imported_before_it_is_needed(module):
     import subprocess
 
@@ -188,17 +189,20 @@ def test_half_a_run_is_not_recorded(project, tmp_path):
     content = receipt.read_text()
     receipt.unlink()  # it may be a link into the cache
     receipt.write_text(content.replace(json.loads(content)["deps"]["data/model/base"], "0" * 64))
-    done = project.call(sys.executable, "-m", "workflow.ledger", check=False)
+    done = project.call(sys.executable, "-m", "workflow.records.ledger", check=False)
     assert done.returncode == 1 and "evaluate@base was computed from another data/model/base" in done.stderr
     receipt.unlink()
-    assert "no receipt of evaluate@base" in project.call(sys.executable, "-m", "workflow.ledger", check=False).stderr
+    assert (
+        "no receipt of evaluate@base"
+        in project.call(sys.executable, "-m", "workflow.records.ledger", check=False).stderr
+    )
     receipt.write_text(content)
 
 
 def test_without_its_own_run_the_ledger_logs_everything_from_files(project):
     """As with a new store: MLflow here has never seen this training."""
     env_uri = f"sqlite:///{project.folder}/other.db"
-    done = project.call("env", f"MLFLOW_TRACKING_URI={env_uri}", sys.executable, "-m", "workflow.ledger")
+    done = project.call("env", f"MLFLOW_TRACKING_URI={env_uri}", sys.executable, "-m", "workflow.records.ledger")
     assert "recorded run" in done.stdout
     from mlflow import MlflowClient
 
@@ -209,12 +213,12 @@ def test_without_its_own_run_the_ledger_logs_everything_from_files(project):
 
 def test_the_ledger_says_which_server_is_down(project):
     env = ["env", "MLFLOW_TRACKING_URI=http://127.0.0.1:9", "MLFLOW_HTTP_REQUEST_MAX_RETRIES=0"]
-    done = project.call(*env, sys.executable, "-m", "workflow.ledger", check=False)
+    done = project.call(*env, sys.executable, "-m", "workflow.records.ledger", check=False)
     assert done.returncode == 1 and done.stderr.startswith("ledger: error: MLflow at http://127.0.0.1:9")
 
 
 def test_labels_with_odd_characters_become_metrics():
-    from workflow.tracking import _metric_name
+    from workflow.records.tracking import _metric_name
 
     assert [_metric_name(label) for label in ("R&D", "C++", "a/../b", "ok")] == ["R_D", "C__", "a___b", "ok"]
 
@@ -271,16 +275,16 @@ def test_a_wheel_of_the_weights_alone(project):
 def test_a_wheel_with_other_vectors_stops_the_stage(project, tmp_path):
     import numpy as np
 
-    from workflow.errors import Problem
-    from workflow.package_weights import TEXTS, check
+    from workflow.engine.errors import Problem
+    from workflow.stages.package_weights import TEXTS, check
 
     with pytest.raises(Problem, match="en_minilm gives other vectors than data/weights"):
         check("en_minilm", project.folder / "data/vectors", np.ones((len(TEXTS), 16)), 1, tmp_path)
 
 
 def test_a_wheel_that_predicts_otherwise_stops_the_stage(project, tmp_path):
-    from workflow.errors import Problem
-    from workflow.package import check
+    from workflow.engine.errors import Problem
+    from workflow.stages.package import check
 
     lines = (project.folder / "data/evaluation/base/test.jsonl").read_text().splitlines()
     row = json.loads(lines[3])
@@ -402,7 +406,7 @@ def test_several_labels_per_row_and_a_frozen_transformer(tiny, tmp_path):
         project.stage(stage)
     metrics = json.loads((tmp_path / "data/evaluation/base/metrics.json").read_text())
     assert set(metrics["test"]["f1"]) == {"FOOD", "STAFF"}
-    from rootstock.weights import load_model
+    from rootstock.weights.weights import load_model
 
     before = load_model(tmp_path / "data/weights").state_dict()
     after = load_model(tmp_path / "data/model/base/pipeline/trf_tok2vec").state_dict()

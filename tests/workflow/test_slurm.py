@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from workflow import costs, dag
-from workflow.stage import digest
-
-from ..conftest import ROOT
-from .mlflow_server import Server
-from .project import Project, small
-from .slurm import Slurm, why_not
-from .test_repro import shorten
+from tests.conftest import ROOT
+from tests.workflow.mlflow_server import Server
+from tests.workflow.project import Project, small
+from tests.workflow.slurm import Slurm, why_not
+from tests.workflow.test_repro import shorten
+from workflow.engine import dag
+from workflow.engine.stage import digest
+from workflow.records import costs
 
 pytestmark = [
     pytest.mark.slow,

@@ -1,0 +1,1 @@
+"""What a spaCy user adds to a pipeline."""

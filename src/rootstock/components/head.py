@@ -1,0 +1,65 @@
+"""What every component that learns from the transformer has in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from spacy.pipeline import TrainablePipe
+from spacy.tokens import Doc
+from spacy.training import Example
+from thinc.api import Optimizer
+
+from .. import attributes
+
+if TYPE_CHECKING:
+    from .tok2vec import TransformerTok2Vec
+
+
+class Head(TrainablePipe):
+    """Base of heads. A subclass has `predict`, `set_annotations` and `learn`.
+
+    `learn(docs, examples, drop)` adds the gradient of its loss to `doc._.trf_d_last_hidden_state` or
+    `doc._.trf_d_pooler_output`, accumulates that of its own parameters, and returns the loss. One that reads documents
+    through `pooling.class_vectors` or `pooling.pooler_output` alone may say so: `reads_class_pieces_alone = True`.
+    """
+
+    tok2vec: TransformerTok2Vec | None = None
+    reads_class_pieces_alone = False  # of last_hidden_state: then others are not computed in training
+
+    def connect(self, tok2vec: TransformerTok2Vec) -> None:
+        """Called by the `trf_tok2vec` that stands before this component."""
+        self.tok2vec = tok2vec
+
+    def learn(self, docs: list[Doc], examples: list[Example], drop: float) -> float:
+        raise NotImplementedError
+
+    def update(
+        self,
+        examples: Iterable[Example],
+        *,
+        drop: float = 0.0,
+        sgd: Optimizer | None = None,
+        losses: dict[str, float] | None = None,
+    ) -> dict[str, float]:
+        losses = {} if losses is None else losses
+        examples = list(examples)
+        docs = [eg.predicted for eg in examples]
+        if self.tok2vec is None:
+            raise ValueError(f"component '{self.name}' needs 'trf_tok2vec' before it in the pipeline")
+        bare = [doc for doc in docs if attributes.OUTPUTS not in doc.user_data]
+        if bare:  # trf_tok2vec is excluded from this update
+            self.tok2vec.annotate(bare)
+        losses[self.name] = losses.get(self.name, 0.0) + self.learn(docs, examples, drop)
+        self.tok2vec.head_updated(self.name)
+        if sgd not in (None, False):
+            self.finish_update(sgd)
+        return losses
+
+    def finish_update(self, sgd: Optimizer) -> None:
+        self.model.finish_update(sgd)
+        if self.tok2vec is not None:
+            self.tok2vec.head_finished(self.name, sgd)
+
+    def initialize(self, get_examples: Any, *, nlp: Any = None) -> None:
+        raise NotImplementedError

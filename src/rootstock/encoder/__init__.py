@@ -1,0 +1,1 @@
+"""The transformer over many documents, forward and backward."""

@@ -1,0 +1,1 @@
+"""Operations that run faster here than in plain PyTorch."""

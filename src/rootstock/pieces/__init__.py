@@ -1,0 +1,1 @@
+"""From text to wordpieces, and back to tokens."""

@@ -1,0 +1,186 @@
+import random
+
+import numpy as np
+import pytest
+import spacy
+from spacy.training import Example
+from spacy.util import fix_random_seed, minibatch
+from thinc.types import Ragged
+
+from rootstock.components.textcat import mean_of_rows
+from tests.conftest import pipeline
+
+TRAIN_DATA = [
+    ("A joy from the first page to the last.", "POSITIVE"),
+    ("I loved every minute. Go and see it!", "POSITIVE"),
+    ("Wonderful food, and such kind people.", "POSITIVE"),
+    ("It works like a charm, I am delighted.", "POSITIVE"),
+    ("Dull, long and far too loud.", "NEGATIVE"),
+    ("I hated it. What a waste of money.", "NEGATIVE"),
+    ("The soup was cold and the waiter rude.", "NEGATIVE"),
+    ("Broke after a day; I am very disappointed.", "NEGATIVE"),
+]
+
+
+def cats(label: str) -> dict:
+    return {"cats": {"POSITIVE": float(label == "POSITIVE"), "NEGATIVE": float(label == "NEGATIVE")}}
+
+
+def test_the_article_training_loop(minilm, tmp_path):
+    """The loop as the article has it, in spaCy 3's spelling: no initialize, no annotates, spaCy's own optimizer."""
+    fix_random_seed(0)
+    nlp = pipeline(minilm)
+    textcat = nlp.add_pipe("trf_textcat", config={"exclusive_classes": True})
+    for label in ("POSITIVE", "NEGATIVE"):
+        textcat.add_label(label)
+
+    train_data = list(TRAIN_DATA)
+    optimizer = nlp.resume_training()
+    optimizer.learn_rate = 2e-4
+    history = []
+    for _ in range(10):
+        random.shuffle(train_data)
+        losses = {}
+        for batch in minibatch(train_data, size=4):
+            examples = [Example.from_dict(nlp.make_doc(text), cats(label)) for text, label in batch]
+            nlp.update(examples, sgd=optimizer, losses=losses)
+        history.append(losses["trf_textcat"])
+    nlp.to_disk(tmp_path / "bert-textcat")
+
+    assert history[-1] < 0.2 * history[0]
+    loaded = spacy.load(tmp_path / "bert-textcat")
+    for text, label in [
+        *TRAIN_DATA,
+        ("What a delight, I love it.", "POSITIVE"),
+        ("I am disappointed and hate it.", "NEGATIVE"),
+    ]:
+        scores = loaded(text).cats
+        assert max(scores, key=scores.get) == label
+        assert sum(scores.values()) == pytest.approx(1, abs=1e-5)
+        assert scores == nlp(text).cats
+
+
+@pytest.mark.parametrize("exclusive", [True, False])
+def test_gradient_of_the_pooled_scores(exclusive):
+    rng = np.random.default_rng(0)
+    lengths = np.array([1, 3, 2], "i")
+    logits = rng.normal(size=(6, 3)).astype("float64")
+    model = mean_of_rows(exclusive)
+    scores, backprop = model.begin_update(Ragged(logits.astype("f"), lengths))
+    d_scores = rng.normal(size=scores.shape).astype("f")
+    found = backprop(d_scores).dataXd
+
+    def value(z):
+        p = np.exp(z) / np.exp(z).sum(1, keepdims=True) if exclusive else 1 / (1 + np.exp(-z))
+        return (np.stack([part.mean(0) for part in np.split(p, [1, 4])]) * d_scores).sum()
+
+    for i in np.ndindex(logits.shape):
+        step = np.zeros_like(logits)
+        step[i] = 1e-6
+        assert found[i] == pytest.approx((value(logits + step) - value(logits - step)) / 2e-6, abs=1e-4)
+
+
+@pytest.mark.parametrize("exclusive", [True, False])
+def test_gradient_of_the_loss(tiny, exclusive):
+    nlp = pipeline(tiny)
+    head = nlp.add_pipe("trf_textcat", config={"exclusive_classes": exclusive})
+    for label in "ABC":
+        head.add_label(label)
+    truths = [{"A": 1.0, "B": 0.0, "C": 0.0}, {"A": 0.0, "C": 1.0}, {}]
+    examples = [Example.from_dict(nlp.make_doc("x"), {"cats": truth}) for truth in truths]
+    scores = np.array([[0.2, 0.5, 0.3], [0.6, 0.1, 0.3], [0.1, 0.8, 0.1]])
+    loss, gradient = head.get_loss(examples, scores)
+    for i in np.ndindex(scores.shape):
+        step = np.zeros_like(scores)
+        step[i] = 1e-6
+        difference = (head.get_loss(examples, scores + step)[0] - head.get_loss(examples, scores - step)[0]) / 2e-6
+        assert gradient[i] == pytest.approx(difference, abs=1e-5)
+    assert not gradient[2].any(), "nothing is known of the third document"
+    if exclusive:
+        assert loss == pytest.approx((-np.log(0.2) - np.log(0.3)) / 3)
+    else:
+        assert gradient[1, 1] == 0, "nothing is known of B in the second document"
+
+
+def test_the_head_is_a_mean_over_sentences(tiny):
+    nlp = pipeline(tiny)
+    head = nlp.add_pipe("trf_textcat")
+    for label in "AB":
+        head.add_label(label)
+    one, two, both = (nlp(text).cats["A"] for text in ("Nice.", "Awful thing.", "Nice. Awful thing."))
+    assert abs(one - two) > 1e-4
+    assert both == pytest.approx((one + two) / 2, abs=1e-6)
+
+
+def test_labels_grow_and_keep_what_was_learnt(tiny):
+    nlp = pipeline(tiny)
+    head = nlp.add_pipe("trf_textcat")
+    assert [head.add_label(label) for label in "ABA"] == [1, 1, 0]
+    before = head.linear.get_param("W").copy()
+    head.add_label("C")
+    assert np.array_equal(head.linear.get_param("W")[:2], before)
+    assert head.linear.get_param("W").any(axis=1).all()
+    assert list(nlp("Text.").cats) == ["A", "B", "C"]
+
+
+def test_the_seed_decides_the_first_weights(tiny):
+    def first(seed):
+        head = pipeline(tiny).add_pipe("trf_textcat", config={"seed": seed})
+        head.add_label("A")
+        return head.linear.get_param("W")
+
+    assert np.array_equal(first(0), first(0)) and not np.array_equal(first(0), first(1))
+
+
+def test_initialize_takes_labels_from_examples(tiny):
+    nlp = pipeline(tiny)
+    head = nlp.add_pipe("trf_textcat")
+    nlp.initialize(lambda: [Example.from_dict(nlp.make_doc(text), cats(label)) for text, label in TRAIN_DATA])
+    assert head.labels == ("NEGATIVE", "POSITIVE")
+
+
+def test_several_labels(tiny):
+    nlp = pipeline(tiny)
+    head = nlp.add_pipe("trf_textcat", config={"exclusive_classes": False})
+    for label in ("FOOD", "STAFF"):
+        head.add_label(label)
+    data = [
+        ("Tasty soup.", {"FOOD": 1.0, "STAFF": 0.0}),
+        ("Kind waiter, good soup.", {"FOOD": 1.0, "STAFF": 1.0}),
+        ("Far away.", {"FOOD": 0.0, "STAFF": 0.0}),
+    ]
+    examples = [Example.from_dict(nlp.make_doc(text), {"cats": truth}) for text, truth in data]
+    optimizer = nlp.resume_training()
+    optimizer.learn_rate = 0.01
+    for _ in range(100):
+        losses = nlp.update(examples, sgd=optimizer, losses={})
+    assert losses["trf_textcat"] < 0.1
+    for text, truth in data:
+        assert {k: v >= 0.5 for k, v in nlp(text).cats.items()} == {k: bool(v) for k, v in truth.items()}
+    assert nlp.evaluate(examples)["cats_score"] == 1.0
+
+
+def test_documents_without_tokens(tiny):
+    nlp = pipeline(tiny)
+    head = nlp.add_pipe("trf_textcat")
+    for label in "AB":
+        head.add_label(label)
+    assert nlp("").cats == {"A": 0.0, "B": 0.0}
+    empty = Example.from_dict(nlp.make_doc(""), {"cats": {"A": 1.0}})
+    full = Example.from_dict(nlp.make_doc("Text."), {"cats": {"A": 1.0}})
+    assert nlp.update([empty, full])["trf_textcat"] > 0
+    assert [bool(any(doc.cats.values())) for doc in nlp.pipe(["", "Text.", " "])] == [False, True, True]
+
+
+def test_messages_say_what_is_missing(tiny):
+    nlp = pipeline(tiny)
+    head = nlp.add_pipe("trf_textcat")
+    with pytest.raises(ValueError, match="has 0 label"):
+        nlp("Text.")
+    with pytest.raises(ValueError, match="a label is a string"):
+        head.add_label(1)
+    alone = spacy.blank("en")
+    textcat = alone.add_pipe("trf_textcat")
+    textcat.add_label("A"), textcat.add_label("B")
+    with pytest.raises(ValueError, match="needs 'trf_tok2vec' before it"):
+        alone.update([Example.from_dict(alone.make_doc("x"), {"cats": {"A": 1.0}})])

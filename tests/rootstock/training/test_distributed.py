@@ -1,0 +1,66 @@
+"""Two processes of torch.distributed against one. Plain descent: Adam makes whole steps of rounding where gradients vanish."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import spacy
+import torch
+from spacy.training import Example
+from thinc.api import SGD
+
+from rootstock.training import distributed
+from rootstock.weights.weights import load_model
+
+TEXTS = [
+    "A fine soup.",
+    "Cold soup. Rude waiter, and so slow.",
+    "Lovely.",
+    "Never again!",
+    "The view is worth the way up.",
+]
+BATCHES = [TEXTS, TEXTS[1:4], TEXTS[:1], TEXTS]  # odd numbers, and one that leaves a process without work
+
+
+def train(weights: Path, out: Path, exclusive: bool) -> None:
+    """A few steps; what has become of the weights, and of the losses."""
+    nlp = spacy.blank("en")
+    nlp.add_pipe("trf_wordpiecer", config={"weights": str(weights)})
+    tok2vec = nlp.add_pipe("trf_tok2vec", config={"weights": str(weights), "precision": "fp32"})
+    textcat = nlp.add_pipe("trf_textcat", config={"exclusive_classes": exclusive})
+    textcat.add_label("GOOD"), textcat.add_label("BAD")
+    optimizer = SGD(0.05, grad_clip=1.0)
+    losses = []
+    for texts in BATCHES:
+        cats = [{"GOOD": float(len(t) % 2), "BAD": float(1 - len(t) % 2)} for t in texts]
+        examples = [Example.from_dict(nlp.make_doc(t), {"cats": c}) for t, c in zip(texts, cats, strict=True)]
+        losses.append(distributed.update(nlp, examples, sgd=optimizer)["trf_textcat"])
+    state = {name: value.numpy() for name, value in tok2vec.transformer.state_dict().items()}
+    np.savez(out, losses=losses, head=textcat.linear.get_param("W"), **state)
+
+
+def join(rank: int, port: int, weights: Path, folder: Path, exclusive: bool) -> None:
+    torch.set_num_threads(1)
+    store = f"tcp://127.0.0.1:{port}"
+    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
+    train(weights, folder / f"{rank}.npz", exclusive)
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("exclusive", [True, False])
+def test_two_processes_do_what_one_does(tiny, tmp_path, exclusive):
+    from tests.workflow.daemons import free_port
+
+    torch.multiprocessing.spawn(join, (free_port(), tiny, tmp_path, exclusive), nprocs=2)
+    train(tiny, tmp_path / "alone.npz", exclusive)
+    alone, first, second = (dict(np.load(tmp_path / f"{name}.npz")) for name in ("alone", "0", "1"))
+    before = {name: value.numpy() for name, value in load_model(tiny).state_dict().items()}
+    moved = 0
+    for name, value in alone.items():
+        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+        if name in before:
+            moved += int(not np.array_equal(value, before[name]))
+            np.testing.assert_allclose(first[name], value, atol=1e-6, err_msg=name)
+    np.testing.assert_allclose(first["losses"], alone["losses"], atol=1e-5)
+    assert moved > 20 and "pooler.dense.weight" in alone
+    np.testing.assert_array_equal(first["pooler.dense.weight"], before["pooler.dense.weight"])  # no gradient anywhere

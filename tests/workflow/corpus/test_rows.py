@@ -1,0 +1,151 @@
+import csv
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workflow.corpus.rows import Tally, find, read
+from workflow.engine.errors import Problem
+
+
+def rows(path, exclusive=True, on_bad_row="fail", known=None):
+    tally = Tally()
+    return list(read(path, exclusive=exclusive, on_bad_row=on_bad_row, tally=tally, known=known)), tally
+
+
+def write(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+FORMATS = {
+    "JSON Lines": ("a.jsonl", '{"text": "Fine.", "label": "A"}\n\n{"text": "Bad.", "label": "B", "extra": 1}\n', True),
+    "JSON Lines, no last line end, BOM": ("a.jsonl", '\ufeff{"text": "Fine.", "label": "A"}\r\n{"text": "Bad.", "label": "B"}', True),
+    "JSON Lines, several labels": ("a.jsonl", '{"text": "Fine.", "labels": ["A"]}\n{"text": "Bad.", "labels": ["B", "C"]}\n', False),
+    "CSV": ("a.csv", 'label,text\nA,Fine.\n"B","Bad."\n', True),
+    "CSV, several labels": ("a.csv", "text,labels\nFine.,A\nBad.,B|C\n", False),
+    "TSV": ("a.tsv", "text\tlabel\nFine.\tA\nBad.\tB\n", True),
+    "Prodigy, binary": (
+        "a.jsonl",
+        '{"text": "Fine.", "label": "A", "answer": "accept"}\n{"text": "Eh.", "label": "A", "answer": "ignore"}\n'
+        '{"text": "Eh.", "label": "A", "answer": "reject"}\n{"text": "Bad.", "label": "B", "answer": "accept"}\n',
+        True,
+    ),
+    "Prodigy, choice": (
+        "a.jsonl",
+        '{"text": "Fine.", "options": [{"id": "A"}, {"id": "B"}], "accept": ["A"], "answer": "accept"}\n'
+        '{"text": "Bad.", "options": [{"id": "A"}, {"id": "B"}], "accept": ["B"], "answer": "accept"}\n',
+        True,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "content", "exclusive"), FORMATS.values(), ids=FORMATS.keys())
+def test_every_format(tmp_path, name, content, exclusive):
+    found, tally = rows(write(tmp_path, name, content), exclusive)
+    assert [(row.text, sorted(row.labels)) for row in found] == [
+        ("Fine.", ["A"]),
+        ("Bad.", ["B"] if exclusive else ["B", "C"]),
+    ]
+    assert all(row.complete for row in found) and tally.skipped == []
+
+
+def test_binary_answers_speak_of_their_own_label(tmp_path):
+    content = '{"text": "x", "label": "A", "answer": "reject"}\n{"text": "x", "label": "B", "answer": "accept"}\n'
+    found, _ = rows(write(tmp_path, "a.jsonl", content), exclusive=False)
+    assert [(row.labels, row.complete) for row in found] == [({"A": False}, False), ({"B": True}, False)]
+
+
+def test_no_label_at_all_is_an_answer_too(tmp_path):
+    found, _ = rows(write(tmp_path, "a.jsonl", '{"text": "x", "labels": []}'), exclusive=False)
+    assert found[0].labels == {} and found[0].complete
+
+
+BAD = {
+    "not JSON": ("a.jsonl", '{"text": "x", "label"', "not JSON (Expecting"),
+    "a monstrous number": ("a.jsonl", '{"text": ' + "9" * 5000 + "}", "not JSON that can be read"),
+    "a monstrous depth": ("a.jsonl", "[" * 100_000, "not JSON that can be read"),
+    "no object": ("a.jsonl", "[1]", "a JSON object is wanted, this is list"),
+    "no text": ("a.jsonl", '{"label": "A"}', "it has no text"),
+    "text without words": ("a.jsonl", '{"text": " \\n ", "label": "A"}', "its text has no words"),
+    "text is a number": ("a.jsonl", '{"text": 3, "label": "A"}', "its text is no string but 3"),
+    "no label": ("a.jsonl", '{"text": "x"}', "it has no label"),
+    "label is a number": ("a.jsonl", '{"text": "x", "label": 1}', "a label is a word, not 1"),
+    "two labels": ("a.jsonl", '{"text": "x", "labels": ["A", "B"]}', "exclusive classes want one label, it has 2"),
+    "labels are no list": ("a.jsonl", '{"text": "x", "labels": "A"}', "a list of labels is wanted, not 'A'"),
+    "odd answer": ("a.jsonl", '{"text": "x", "label": "A", "answer": "yes"}', "not 'yes'"),
+    "unknown label": ("a.jsonl", '{"text": "x", "label": "Z"}', "label 'Z' does not occur in train (which has A, B)"),
+    "not UTF-8": ("a.jsonl", b'{"text": "caf\xe9", "label": "A"}', "not UTF-8"),
+    "half a surrogate pair": ("a.jsonl", '{"text": "\\ud83d", "label": "A"}', "not UTF-8"),
+    "too many cells": ("a.csv", "x,A,B", "more cells than columns"),
+    "open quote": ("a.csv", '"x,A', "malformed"),
+    "empty cell": ("a.tsv", "\tA", "it has no text"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "row", "reason"), BAD.values(), ids=BAD.keys())
+def test_bad_rows_are_named_or_skipped_and_counted(tmp_path, name, row, reason):
+    good = {
+        "a.jsonl": ["", '{"text": "y", "label": "A"}'],
+        "a.csv": ["text,label", "y,A"],
+        "a.tsv": ["text\tlabel", "y\tA"],
+    }[name]
+    lines = [part if isinstance(part, bytes) else part.encode() for part in (*good, row)]
+    path = write(tmp_path, name, b"\n".join(lines) + b"\n")
+    with pytest.raises(Problem) as caught:
+        rows(path, known={"A", "B"})
+    assert str(caught.value).startswith(f"{path}:3: ") and reason in str(caught.value)
+    assert "data.on_bad_row: skip" in str(caught.value)
+    found, tally = rows(path, on_bad_row="skip", known={"A", "B"})
+    assert [row.text for row in found] == ["y"]
+    assert len(tally.skipped) == 1 and tally.skipped[0].startswith(f"{path}:3: ") and reason in tally.skipped[0]
+
+
+def test_lines_of_csv_are_counted_through_quoted_line_ends(tmp_path):
+    path = write(tmp_path, "a.csv", 'text,label\n"two\nlines",A\nx,\n')
+    with pytest.raises(Problem, match=r"a\.csv:4: it has no label"):
+        rows(path)
+
+
+def test_blank_lines_of_csv_are_counted(tmp_path):
+    with pytest.raises(Problem, match=r"a\.csv:4: it has no label"):
+        rows(write(tmp_path, "a.csv", "text,label\n\n\nx,\n"))
+
+
+def test_a_stray_quote_in_a_tsv_swallows_nothing(tmp_path):
+    found, _ = rows(write(tmp_path, "a.tsv", 'text\tlabel\n"Odd.\tA\nFine.\tB\n"\tB\n'))
+    assert [row.text for row in found] == ['"Odd.', "Fine.", '"']
+
+
+words = st.text(st.characters(codec="utf-8", exclude_characters="\r\0"), min_size=1, max_size=30).filter(str.strip)
+
+
+@given(st.lists(st.tuples(words, st.sampled_from(["A", "B c"])), min_size=1, max_size=8))
+def test_all_formats_give_the_same_rows(tmp_path, pairs):
+    with (tmp_path / "a.jsonl").open("w") as file:
+        file.writelines(json.dumps({"text": text, "label": label}) + "\n" for text, label in pairs)
+    with (tmp_path / "a.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("text", "label"), *pairs])
+    if not any(c in text for text, _ in pairs for c in "\t\n"):
+        (tmp_path / "a.tsv").write_text("".join(f"{a}\t{b}\n" for a, b in [("text", "label"), *pairs]), "utf-8")
+    else:
+        (tmp_path / "a.tsv").unlink(missing_ok=True)
+    for name in filter(lambda name: (tmp_path / name).exists(), ("a.jsonl", "a.csv", "a.tsv")):
+        assert [(row.text, *row.labels) for row in rows(tmp_path / name)[0]] == pairs
+
+
+def test_rows_stream(tmp_path):
+    path = write(tmp_path, "a.jsonl", '{"text": "x", "label": "A"}\nnot JSON\n')
+    stream = read(path, exclusive=True, on_bad_row="fail", tally=Tally())
+    assert next(stream).text == "x"
+
+
+def test_two_files_for_one_split(tmp_path):
+    assert find(tmp_path, "train") is None
+    write(tmp_path, "train.csv", "")
+    assert find(tmp_path, "train") == tmp_path / "train.csv"
+    write(tmp_path, "train.jsonl", "")
+    with pytest.raises(Problem, match=r"train.jsonl and train.csv are both there: keep one"):
+        find(tmp_path, "train")

@@ -1,0 +1,72 @@
+import numpy as np
+import spacy
+from spacy.attrs import NORM, ORTH, SENT_START
+from spacy.tokens import Doc, DocBin, Span
+from spacy.vocab import Vocab
+
+from rootstock.pieces.pieces import Pieces
+from workflow.corpus import shards
+
+TEXTS = ["One sentence. And another.", "", "Café 👍"]
+
+
+def annotated(tiny):
+    nlp = spacy.blank("en")
+    nlp.add_pipe("trf_wordpiecer", config={"weights": str(tiny)})
+    docs = list(nlp.pipe(TEXTS))
+    for i, doc in enumerate(docs):
+        doc.user_data[shards.ROW] = f"train.jsonl:{i}"
+        doc.cats = {"A": float(i)}
+    return nlp.vocab, docs
+
+
+def test_what_is_written_comes_back(tiny, tmp_path):
+    vocab, docs = annotated(tiny)
+    shards.write(iter(docs), tmp_path / "train", shard_docs=2)
+    files = shards.files(tmp_path / "train")
+    assert [file.name for file in files] == ["00000.spacy", "00001.spacy"]
+    for doc, back in zip(docs, shards.read(files, vocab), strict=True):
+        assert (back.text, back.cats, back.user_data[shards.ROW]) == (doc.text, doc.cats, doc.user_data[shards.ROW])
+        assert [sent.text for sent in back.sents] == [sent.text for sent in doc.sents]
+        for name, value in vars(Pieces.of(doc)).items():
+            np.testing.assert_array_equal(getattr(Pieces.of(back), name), value, err_msg=name)
+
+
+def parsed(vocab):
+    """A document with every attribute that DocBin knows."""
+    words = ["Ada", "Lovelace", "wrote", "programs", "."]
+    doc = Doc(
+        vocab,
+        words=words,
+        spaces=[True, True, True, False, False],
+        tags=["NNP", "NNP", "VBD", "NNS", "."],
+        pos=["PROPN", "PROPN", "VERB", "NOUN", "PUNCT"],
+        morphs=["Number=Sing", "Number=Sing", "Tense=Past", "Number=Plur", ""],
+        lemmas=["Ada", "Lovelace", "write", "program", "."],
+        heads=[1, 2, 2, 2, 2],
+        deps=["compound", "nsubj", "ROOT", "dobj", "punct"],
+    )
+    doc.ents = [Span(doc, 0, 2, "PERSON", kb_id="Q7259", span_id="ada")]
+    doc.spans["who"] = [Span(doc, 1, 2, "NAME", kb_id="Q1", span_id="family")]
+    doc[3].norm_ = "programmes"
+    return doc
+
+
+def test_nothing_of_what_spacy_would_have_written_is_lost(tiny, tmp_path):
+    vocab, docs = annotated(tiny)
+    docs.insert(1, parsed(vocab))
+    docs.append(Doc(vocab, words=["no", "spaces"]))
+    shards.write(iter(docs), tmp_path, shard_docs=10)
+    (file,) = shards.files(tmp_path)
+    back = DocBin().from_disk(file).get_docs(Vocab())
+    assert bytes_of(back) == bytes_of(docs)
+
+
+def bytes_of(docs):
+    return DocBin(docs=docs, store_user_data=True).to_bytes()
+
+
+def test_attributes_that_no_token_has_are_left_out(tmp_path):
+    docs = [spacy.blank("en")("Neither tags nor heads.")]
+    shards.write(iter(docs), tmp_path, shard_docs=10)
+    assert DocBin().from_disk(tmp_path / "00000.spacy").attrs == [ORTH, NORM, SENT_START]

@@ -1,0 +1,98 @@
+"""dvc.yaml as this project reads it is dvc.yaml as DVC reads it."""
+
+import subprocess
+
+import pytest
+from dvc.repo import Repo
+from ruamel.yaml import YAML
+
+from tests.workflow.project import Project
+from workflow.engine import dag
+
+HARD = """
+stages:
+  splits:
+    foreach: [train, dev, 3]
+    do:
+      desc: a list of ${item}
+      cmd: echo ${item} ${flags.quick} ${numbers[1]}
+      outs:
+        - data/${item}: {cache: false}
+  points:
+    foreach: ${sweep}
+    do:
+      cmd:
+        - echo ${key}
+        - echo ${item.rate}
+      deps:
+        - data/train
+        - script.py
+      params:
+        - flags
+        - sweep.${key}
+      outs:
+        - out/${key}
+      meta: {resources: {cpus: "${threads}", name: "x-${threads}"}}
+  grid:
+    matrix:
+      size: [small, large]
+      rate: ${numbers}
+      what: [{a: 1}, {a: 2}]
+    cmd: echo ${item.size} ${item.rate} ${item.what.a} ${key}
+    deps:
+      - out
+    outs:
+      - grid/${key}
+"""
+VALUES = """
+threads: 2
+flags: {quick: true}
+numbers: [0.5, 1]
+sweep:
+  base: {rate: 0.1}
+  hot: {rate: 1.0}
+"""
+
+
+def by_dvc(folder) -> dict[str, dag.Stage]:
+    found = {}
+    for stage in Repo(str(folder)).index.stages:
+        deps = [d for d in stage.deps if not hasattr(d, "params")]
+        params = {key: d.hash_info.value.get(key) if d.hash_info else d.read_params()[key]
+                  for d in stage.deps if hasattr(d, "params") for key in d.params}  # fmt: skip
+        found[stage.name] = dag.Stage(
+            stage.name,
+            stage.cmd,
+            [d.def_path for d in deps],
+            [o.def_path for o in stage.outs],
+            params,
+            stage.meta or {},
+        )
+    return found
+
+
+@pytest.fixture(params=["this project", "a sweep", "hard"])
+def folder(request, tmp_path):
+    if request.param == "hard":
+        subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
+        (tmp_path / "dvc.yaml").write_text(HARD)
+        (tmp_path / "params.yaml").write_text(VALUES)
+        subprocess.run(["dvc", "init", "--quiet"], cwd=tmp_path, check=True)
+        return tmp_path
+    points = {"base": {}} if request.param == "this project" else {"a": {"epochs": 1}, "b": {"seed": 3}, "c_1": {}}
+    return Project(tmp_path, sweep=points).folder
+
+
+def test_stages_are_those_of_dvc(folder):
+    ours, theirs = dag.load(folder), by_dvc(folder)
+    assert list(ours) == list(theirs)
+    for name, stage in ours.items():
+        expected = theirs[name]
+        assert stage.cmd == expected.cmd and stage.meta == expected.meta and stage.params == expected.params
+        assert sorted(stage.deps) == sorted(expected.deps) and sorted(stage.outs) == sorted(expected.outs)
+
+
+def test_dvc_reads_yaml_by_c():
+    from _ruamel_yaml import CParser
+
+    assert YAML(typ="safe").Parser is CParser  # which DVC asks for

@@ -1,0 +1,54 @@
+import numpy as np
+import pytest
+
+from workflow.model import scores
+
+GOLD = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 0]], float)
+SCORES = np.array([[0.7, 0.2, 0.1], [0.5, 0.4, 0.1], [0.1, 0.1, 0.8], [0.6, 0.3, 0.1]])
+
+
+def test_accuracy_and_loss_of_exclusive_classes():
+    assert scores.correct(GOLD, SCORES, True).tolist() == [True, False, True, True]
+    np.testing.assert_allclose(scores.log_loss(GOLD, SCORES, True), -np.log([0.7, 0.4, 0.8, 0.6]))
+
+
+def test_what_is_not_known_does_not_count():
+    gold = np.array([[1, np.nan], [0, 1]])
+    predicted = np.array([[0.9, 0.9], [0.2, 0.4]])
+    assert scores.correct(gold, predicted, False).tolist() == [True, False]
+    np.testing.assert_allclose(scores.log_loss(gold, predicted, False), [-np.log(0.9), -np.log(0.8) - np.log(0.4)])
+
+
+def test_f1_equals_its_definition():
+    decided = scores.decide(SCORES, True)
+    # label 0: 2 true, 1 false positive; label 1: 1 false negative; label 2: 1 true
+    np.testing.assert_allclose(scores.f1_per_label(GOLD, decided), [2 * 2 / (2 * 2 + 1), 0, 1])
+
+
+@pytest.mark.parametrize(
+    ("hits", "n", "low", "high"), [(81, 263, 0.2553, 0.3662), (0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0)]
+)
+def test_wilson_gives_published_figures(hits, n, low, high):
+    """81 of 263: Newcombe 1998, "Two-sided confidence intervals for the single proportion", table I."""
+    assert scores.wilson(hits, n, 0.95) == pytest.approx((low, high), abs=1e-4)
+
+
+def test_bootstrap_is_seeded_and_covers_the_estimate():
+    rng = np.random.default_rng(0)
+    gold = np.eye(2)[rng.integers(0, 2, 200)]
+    decided = np.where(rng.random(200)[:, None] < 0.8, gold, 1 - gold) == 1
+    low, high = scores.bootstrap_macro_f1(gold, decided, 0.95, 300, seed=1)
+    assert (low, high) == scores.bootstrap_macro_f1(gold, decided, 0.95, 300, seed=1)
+    assert low < scores.f1_per_label(gold, decided).mean() < high and 0.05 < high - low < 0.2
+
+
+def test_calibration_of_a_model_that_is_sure_and_half_right():
+    gold = np.array([[1, 0], [0, 1]], float)
+    table, error = scores.calibration(gold, np.array([[1.0, 0.0], [1.0, 0.0]]), True)
+    assert table == [{"confidence": 1.0, "accuracy": 0.5, "count": 2}] and error == 0.5
+
+
+def test_summary_holds_everything():
+    figures = scores.summarize(GOLD, SCORES, list("abc"), exclusive=True, confidence=0.9, resamples=20, seed=0)
+    assert figures["accuracy"] == 0.75 and figures["accuracy_low"] < 0.75 < figures["accuracy_high"]
+    assert figures["f1"] == {"a": 0.8, "b": 0.0, "c": 1.0} and figures["documents"] == 4

@@ -1,0 +1,247 @@
+"""What MLflow holds, on a real server: results, their stages, what was reused; jobs at once; a server that goes down."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.workflow.mlflow_server import Server
+from workflow.records.tracking import COMPUTED, PARENT
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with Server(tmp_path_factory.mktemp("mlflow")) as server:
+        yield server
+
+
+def client(uri: str):
+    from mlflow import MlflowClient
+
+    return MlflowClient(uri, registry_uri=uri)
+
+
+def runs(uri: str, experiment: str = "rootstock") -> tuple[list, dict[str, list]]:
+    """The results on record, oldest first, and the stages of each."""
+    found = client(uri).search_runs([client(uri).get_experiment_by_name(experiment).experiment_id])
+    children: dict[str, list] = {}
+    for run in reversed(found):
+        children.setdefault(run.data.tags.get(PARENT, ""), []).append(run)
+    return children.pop("", []), children
+
+
+@pytest.fixture(scope="module")
+def recorded(finished, server, tmp_path_factory):
+    """A first result, and then one with another fine-tuning, on the server."""
+    project = finished.copy(tmp_path_factory.mktemp("tracking") / "project")
+    project.tracking_uri = server.uri
+    project.first = project.stage("ledger").stdout
+    project.set(**{"finetune.epochs": 2})
+    project.call("dvc", "repro")
+    project.stage("ledger")
+    return project
+
+
+def test_a_run_for_each_result_and_a_child_for_each_stage(recorded, server):
+    parents, children = runs(server.uri)
+    assert len(parents) == 2 and all(run.info.status == "FINISHED" for run in parents)
+    assert parents[0].info.run_id in recorded.first
+    first = children[parents[0].info.run_id]
+    stages = "download_weights sentencize@train sentencize@dev sentencize@test wordpiece@train wordpiece@dev wordpiece@test encode finetune@base evaluate@base"
+    assert sorted(run.info.run_name for run in first) == sorted(stages.split())
+    assert {run.data.tags["origin"] for run in first} == {COMPUTED}
+    for name in ("energy/wh", "range/energy_wh_low", "range/energy_wh_high", "energy/co2_g", "energy/seconds"):
+        total = sum(run.data.metrics[name] for run in first)
+        assert parents[0].data.metrics[name] == pytest.approx(total, abs=1e-8) and total > 0
+    for run in first:
+        assert run.info.end_time - run.info.start_time == pytest.approx(
+            1000 * run.data.metrics["energy/seconds"], abs=2
+        )
+    [finetune] = [run for run in first if run.info.run_name == "finetune@base"]
+    assert finetune.data.params["finetune.epochs"] == "1" and "evaluate.resamples" not in finetune.data.params
+
+
+def test_a_stage_that_was_not_computed_again_is_reused(recorded, server):
+    parents, children = runs(server.uri)
+    second = {run.info.run_name: run for run in children[parents[1].info.run_id]}
+    computed = {name for name, run in second.items() if run.data.tags["origin"] == COMPUTED}
+    assert computed == {"finetune@base", "evaluate@base"}
+    assert second["wordpiece@train (reused)"].data.tags["origin"] == "reused: an earlier run's"
+    reused = sum(run.data.metrics["energy/wh"] for name, run in second.items() if name not in computed)
+    assert parents[1].data.metrics["energy/wh_reused"] == pytest.approx(reused, abs=1e-8)
+    assert parents[0].data.metrics["energy/wh_reused"] == 0
+
+
+def test_digests_commit_and_method_are_on_the_parent(recorded, server):
+    parents, _ = runs(server.uri)
+    tags = parents[1].data.tags
+    for name in ("data.sha256", "weights.sha256", "dvc.lock.sha256", "rootstock.result"):
+        assert re.fullmatch("[0-9a-f]{64}", tags[name]), name
+    weights = json.loads((recorded.folder / "data/weights/weights.json").read_text())
+    assert tags["weights.sha256"] == weights["sha256"]["model.safetensors"]
+    assert tags["data.sha256"] == parents[0].data.tags["data.sha256"]
+    assert tags["dvc.lock.sha256"] != parents[0].data.tags["dvc.lock.sha256"]
+    assert tags["mlflow.source.git.commit"] and tags["energy.method"] and tags["training"] == "in this clone"
+    contexts = {i.tags[0].value: i.dataset for i in parents[1].inputs.dataset_inputs}
+    assert set(contexts) == {"training", "validation", "testing"} and contexts["training"].name == "few train"
+
+
+def test_the_best_on_dev_has_the_alias(recorded, server):
+    parents, _ = runs(server.uri)
+    best = min(parents, key=lambda run: (-run.data.metrics["dev/accuracy"], run.data.metrics["dev/log_loss"]))
+    registry = client(server.uri)
+    assert len(registry.search_model_versions("name = 'en_sample_sentiment'")) == 2
+    assert registry.get_model_version_by_alias("en_sample_sentiment", "best").run_id == best.info.run_id
+    assert "highest accuracy on dev" in registry.get_registered_model("en_sample_sentiment").description
+
+
+def test_the_registered_model_predicts(recorded, server):
+    """What the alias names is the pipeline that was scored."""
+    predicted = json.loads((recorded.folder / "data/evaluation/base/test.jsonl").read_text().splitlines()[0])
+    code = (
+        "import json, sys, mlflow; nlp = mlflow.spacy.load_model(sys.argv[1]); print(json.dumps(nlp(sys.argv[2]).cats))"
+    )
+    version = client(server.uri).search_model_versions(
+        "name = 'en_sample_sentiment'", order_by=["version_number DESC"]
+    )[0]
+    done = recorded.call(
+        sys.executable, "-c", code, f"models:/en_sample_sentiment/{version.version}", predicted["text"]
+    )
+    assert json.loads(done.stdout.splitlines()[-1]) == pytest.approx(predicted["scores"], abs=1e-5)
+
+
+def test_the_ledger_again_changes_nothing(recorded, server):
+    before = runs(server.uri)
+    assert "nothing new" in recorded.stage("ledger").stdout
+    assert [run.info.run_id for run in runs(server.uri)[0]] == [run.info.run_id for run in before[0]]
+    assert {p: len(c) for p, c in runs(server.uri)[1].items()} == {p: len(c) for p, c in before[1].items()}
+
+
+def test_a_record_that_broke_off_is_completed(recorded, server):
+    """As if the ledger had been stopped between two of its steps."""
+    from workflow.records.tracking import RECEIPT, WHOLE
+
+    parents, children = runs(server.uri)
+    last = parents[1].info.run_id
+    client(server.uri).delete_tag(last, WHOLE)
+    client(server.uri).delete_tag(children[last][0].info.run_id, WHOLE)
+    client(server.uri).delete_run(children[last][1].info.run_id)
+    assert last in recorded.stage("ledger").stdout
+    again, whole = runs(server.uri)
+    assert [run.info.run_id for run in again] == [run.info.run_id for run in parents]
+    receipts = [run.data.tags[RECEIPT] for run in whole[last]]
+    assert len(receipts) == len(set(receipts)) == 10 and all(WHOLE in run.data.tags for run in whole[last])
+    assert len(client(server.uri).search_model_versions("name = 'en_sample_sentiment'")) == 2
+
+
+def test_what_somebody_else_computed_is_no_training_here(finished, tmp_path):
+    import shutil
+
+    other = finished.copy(tmp_path / "other")
+    shutil.rmtree(other.folder / "data/ledger")  # another clone, which has these results by `dvc pull`
+    other.stage("ledger")
+    [parent], children = runs(f"sqlite:///{other.folder}/mlflow.db")
+    assert parent.data.tags["training"] == "reused"
+    origins = {run.data.tags["origin"] for run in children[parent.info.run_id]}
+    assert origins == {"reused: somebody else's"}
+    assert parent.data.metrics["energy/wh_reused"] == pytest.approx(parent.data.metrics["energy/wh"])
+
+
+JOB = """
+import sys
+from workflow.engine import params
+from workflow.records import tracking
+settings = params.load().model_dump()
+settings["seed"], settings["tracking"]["experiment"] = int(sys.argv[1]), "at_once"
+with tracking.live(settings) as run:
+    for step in range(20):
+        run.log({"step": step, "loss": 1 / (1 + step)})
+"""
+
+
+@pytest.mark.parametrize("store", ["server", "file"])
+def test_jobs_at_once(store, finished, server, tmp_path):
+    """In a store that has nothing yet: one experiment, and every run whole."""
+    project = finished.copy(tmp_path / "project")
+    uri = server.uri if store == "server" else f"sqlite:///{project.folder}/mlflow.db"
+    job = ["env", f"MLFLOW_TRACKING_URI={uri}", f"PYTHONPATH={project.folder}", sys.executable, "-c", JOB]
+    jobs = [
+        subprocess.Popen([*job, str(seed)], cwd=project.folder, stderr=subprocess.PIPE, text=True) for seed in range(4)
+    ]
+    for process in jobs:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0 and "not logging" not in errors, errors
+    found, _ = runs(uri, "at_once")
+    assert sorted(run.data.params["seed"] for run in found) == ["0", "1", "2", "3"]
+    for run in found:
+        assert len(client(uri).get_metric_history(run.info.run_id, "train/loss")) == 20
+        assert run.info.status == "FINISHED"
+
+
+def test_a_server_that_goes_down_gets_the_rest_later(finished, tmp_path):
+    """Training goes on without it; when it is back, the ledger completes the same run."""
+    project = finished.copy(tmp_path / "project")
+    (tmp_path / "mlflow").mkdir()
+    with Server(tmp_path / "mlflow") as server:
+        project.tracking_uri = server.uri
+        lines = [json.loads(path.read_text()) for path in (project.folder / "data/model/base").glob("*_curve.json")]
+        code = f"""
+import sys
+from workflow.engine import params
+from workflow.records import tracking
+with tracking.live(params.load().model_dump()) as run:
+    for number, point in enumerate({[point for curve in lines for point in curve]}):
+        if number == 2:
+            print(run.run_id, flush=True)
+            sys.stdin.readline()
+        run.log(point)
+print("trained to the end")
+"""
+        env = ["env", f"MLFLOW_TRACKING_URI={server.uri}", f"PYTHONPATH={project.folder}"]
+        training = subprocess.Popen(
+            [*env, sys.executable, "-c", code],
+            cwd=project.folder,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        run_id = training.stdout.readline().strip()
+        while_it_trains = client(server.uri).get_run(run_id)
+        assert while_it_trains.info.status == "RUNNING" and any(
+            n.startswith("train/") for n in while_it_trains.data.metrics
+        )
+        server.stop()
+        out, errors = training.communicate("\n", timeout=60)
+        assert "trained to the end" in out and errors.count("not logging while training") == 1
+
+        receipt = project.folder / "data/receipts/finetune@base.json"
+        content = {**json.loads(receipt.read_text()), "mlflow_run": run_id}
+        receipt.unlink()  # it may be a link into the cache
+        receipt.write_text(json.dumps(content))
+        down = project.call(sys.executable, "-m", "workflow.records.ledger", check=False)
+        assert down.returncode == 1 and f"ledger: error: MLflow at {server.uri}" in down.stderr
+        server.start()
+        project.stage("ledger")
+        [parent], children = runs(server.uri)
+        assert parent.info.run_id == run_id and len(children[run_id]) == 10
+        for curve, metric in zip(
+            lines, ("loss", "dev_loss") if "loss" in lines[0][0] else ("dev_loss", "loss"), strict=True
+        ):
+            logged = client(server.uri).get_metric_history(run_id, f"train/{metric}")
+            assert [point.step for point in logged] == [point["step"] for point in curve]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("not config.getoption('slow')", reason="one more training: run pytest --slow")
+def test_training_without_a_server_at_all(finished, tmp_path):
+    """The real stage, its server out of reach: it trains as ever; the ledger logs all of it when there is one."""
+    project = finished.copy(tmp_path / "project")
+    project.tracking_uri = "http://127.0.0.1:9"
+    assert "not logging while training" in project.stage("finetune@base").stderr
+    project.tracking_uri = None
+    project.stage("ledger")
+    [parent], _ = runs(f"sqlite:///{project.folder}/mlflow.db")
+    assert parent.data.tags["training"] == "in this clone" and "test/accuracy" in parent.data.metrics

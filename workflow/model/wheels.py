@@ -1,0 +1,76 @@
+"""Build wheels whose bytes repeat, and try them where this checkout cannot be seen."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+from typing import Any
+
+from spacy.cli.package import package
+from spacy.language import Language
+
+from ..engine.errors import Problem
+
+EPOCH = "946684800"  # 2000-01-01: the time stamp of every file in a wheel
+
+
+def build_library(tmp: Path, out: Path) -> None:
+    """The wheel of rootstock, from a copy: a build leaves files beside its sources."""
+    source = tmp / "library"
+    shutil.copytree("src/rootstock", source / "src/rootstock", ignore=shutil.ignore_patterns("__pycache__"))
+    for file in ("pyproject.toml", "LICENSE"):
+        shutil.copy(file, source)
+    _build(source, out)
+
+
+def build_pipeline(nlp: Language, meta: dict[str, str], card: str, tmp: Path, out: Path) -> None:
+    """meta: name, version and description; card: the README of the pipeline."""
+    nlp.meta.update(meta)
+    nlp.to_disk(tmp / "pipeline")
+    (tmp / "pipeline" / "README.md").write_text(card, encoding="utf-8")
+    (tmp / "source").mkdir()
+    package(tmp / "pipeline", tmp / "source", create_sdist=False, create_wheel=False)
+    [source] = (tmp / "source").iterdir()
+    _build(source, out)
+
+
+def _build(source: Path, out: Path) -> None:
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    _call([*pip, "--wheel-dir", out, source], env={**os.environ, "SOURCE_DATE_EPOCH": EPOCH})
+
+
+def ask_installed(wheels: Path, name: str, question: dict[str, Any], tmp: Path) -> list[Any]:
+    """Install the wheels in a new environment, load the pipeline there, and have it answer.
+
+    question: for `check_package.py`: texts, the Doc's attribute to return for each, batch_size, threads.
+    Raises Problem where anything but the installed wheels was seen.
+    """
+    environment = tmp / "environment"
+    venv.create(environment, with_pip=False)
+    python = environment / "bin" / "python"
+    # The dependencies are borrowed; a .pth of the other environment, such as that of this checkout, is not followed.
+    [site_packages] = environment.glob("lib/python*/site-packages")
+    (site_packages / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    pip = [sys.executable, "-m", "pip", f"--python={python}", "install", "--quiet", "--no-deps", "--no-index"]
+    _call([*pip, *sorted(wheels.glob("*.whl"))])
+
+    (tmp / "question.json").write_text(json.dumps({"name": name, **question}))
+    script = Path(__file__).with_name("check_package.py").resolve()
+    _call([python, "-I", script, tmp / "question.json", tmp / "answer.json"], cwd=tmp)
+    answer = json.loads((tmp / "answer.json").read_text())
+    outside = [path for path in answer["seen"] if not Path(path).is_relative_to(environment.resolve())]
+    if outside:
+        raise Problem(f"the check of {name} saw {outside[0]}, outside of its own environment")
+    return answer["values"]
+
+
+def _call(command: list[Any], **options: Any) -> None:
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, **options)
+    if done.returncode:
+        raise Problem(f"{command[0]} {command[1]} ... failed:\n{done.stdout}{done.stderr}".rstrip())

@@ -1,0 +1,76 @@
+"""Time and energy by the receipts: what stands here, what this clone has spent, and what reuse has avoided."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ..engine import dag
+from ..engine.stage import RECEIPTS, SPENT
+
+AVOIDED = SPENT.with_name("avoided")  # receipts of others, by run id: each counts once in a clone
+
+Receipts = dict[str, dict[str, Any]]  # by stage, in the order of the DAG
+
+
+def receipts() -> Receipts:
+    """Of the results that are here."""
+    paths = {stage: RECEIPTS / f"{stage}.json" for stage in dag.load()}
+    return {stage: json.loads(path.read_text("utf-8")) for stage, path in paths.items() if path.is_file()}
+
+
+def of(receipts: Receipts, stages: Iterable[str]) -> Receipts:
+    return {stage: receipts[stage] for stage in stages}
+
+
+def note_avoided(receipts: Receipts) -> None:
+    """Keep the receipts that somebody else has made, whether DVC pulled them or its run cache restored them."""
+    AVOIDED.mkdir(parents=True, exist_ok=True)
+    for stage, receipt in receipts.items():
+        name = f"{receipt['run_id']}.json"
+        if not (SPENT / name).is_file() and not (AVOIDED / name).is_file():
+            shutil.copyfile(RECEIPTS / f"{stage}.json", AVOIDED / name)
+
+
+def noted(folder: Path) -> list[dict[str, Any]]:
+    """The receipts in SPENT or AVOIDED, oldest first."""
+    found = [json.loads(path.read_text("utf-8")) for path in folder.glob("*.json")]
+    return sorted(found, key=lambda receipt: (receipt["started"], receipt["run_id"]))
+
+
+def total(receipts: Iterable[dict[str, Any]]) -> dict[str, float]:
+    """Sums, under the receipts' own names; `co2_g` by each one's grid."""
+    rows = list(receipts)
+    sums = {key: sum(row[key] for row in rows) for key in ("seconds", "kwh", "kwh_low", "kwh_high")}
+    for end in ("", "_low", "_high"):
+        sums[f"co2_g{end}"] = sum(row[f"kwh{end}"] * row["grid_g_per_kwh"] for row in rows)
+    return sums
+
+
+def methods(receipts: Iterable[dict[str, Any]]) -> str:
+    return "; ".join(sorted({receipt["method"] for receipt in receipts}))
+
+
+def markdown(receipts: Receipts) -> str:
+    """A table for a model card."""
+    rows = [_row(stage, receipt) for stage, receipt in receipts.items()]
+    sums = total(receipts.values())
+    return "\n".join(
+        [
+            "| stage | seconds | Wh | at least | at most |",
+            "|---|---|---|---|---|",
+            *rows,
+            _row("all", sums),
+            "",
+            f"{sums['co2_g']:.3g} g of CO2 ({sums['co2_g_low']:.2g} to {sums['co2_g_high']:.2g}) by the grids and the "
+            f"PUE that params.yaml named. Energy: {methods(receipts.values())}. Pretraining is not in these figures.",
+        ]
+    )
+
+
+def _row(name: str, row: dict[str, Any]) -> str:
+    energies = " | ".join(f"{1000 * row[key]:.3f}" for key in ("kwh", "kwh_low", "kwh_high"))
+    return f"| {name} | {row['seconds']:.1f} | {energies} |"

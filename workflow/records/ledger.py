@@ -1,0 +1,89 @@
+"""Sum up what is here, what it cost and what reuse avoided; bring MLflow and the model cards up to date with it.
+
+Outside the DAG; running it again changes nothing.
+"""
+
+from __future__ import annotations
+
+import email
+import hashlib
+import json
+import sys
+import zipfile
+from pathlib import Path
+
+from ..engine import dag, params
+from ..engine.errors import Problem
+from ..engine.stage import SPENT, digest
+from . import costs, summary, tracking
+from .costs import Receipts
+
+MODEL, EVALUATION = Path("data/model"), Path("data/evaluation")
+
+
+def main() -> None:
+    stages, receipts = dag.load(), costs.receipts()
+    check(stages, receipts)
+    costs.note_avoided(receipts)
+    points = list(receipts["compare"]["params"]["sweep"])
+    best = json.loads(Path("data/comparison/best.json").read_text("utf-8"))["point"]
+    for folder, stage in (("data/package", f"evaluate@{best}"), ("data/vectors", "download_weights")):
+        write_cards(Path(folder), costs.of(receipts, dag.chain(stages[stage], stages)))
+    print(summary.text(receipts))
+    print()
+    for point in points:
+        led_to_it = costs.of(receipts, dag.chain(stages[f"evaluate@{point}"], stages))
+        run_id, new = record(point, led_to_it)
+        print(f"MLflow: {point}: {'recorded run' if new else 'nothing new, this result is run'} {run_id}")
+    print(f"        side by side, after `make ui`: {tracking.page(params.load().tracking.experiment)}")
+
+
+def check(stages: dict[str, dag.Stage], receipts: Receipts) -> None:
+    """Raises Problem where the results here are not those of one run of the DAG, whole."""
+    missing = [stage for stage in stages if stage not in receipts]
+    if missing:
+        raise Problem(f"no receipt of {', '.join(missing)}: run `dvc repro` to its end first")
+    made = {out: given for receipt in receipts.values() for out, given in receipt["outs"].items()}
+    for name, receipt in receipts.items():
+        for dep, taken in receipt["deps"].items():
+            if made.get(dep, taken) != taken:
+                raise Problem(f"{name} was computed from another {dep} than the one here: run `dvc repro` first")
+
+
+def record(point: str, receipts: Receipts) -> tuple[str, bool]:
+    """One point of the sweep, with the receipts of all that led to it. RETURNS: its run, and whether it is new."""
+    sentencize, finetune, evaluate = (
+        receipts[s] for s in ("sentencize@train", f"finetune@{point}", f"evaluate@{point}")
+    )
+    # Each section as it was when the stage that depends on it ran.
+    settings = params.Params.model_validate(finetune["params"]).at(point).model_dump()
+    settings |= {"data": sentencize["params"]["data"], "evaluate": evaluate["params"]["evaluate"]}
+    outs = {out: value for r in (finetune, evaluate) for out, value in r["outs"].items()}
+    weights = json.loads(Path("data/weights/weights.json").read_text("utf-8"))
+    digests = {
+        "rootstock.result": hashlib.sha256(json.dumps(outs, sort_keys=True).encode()).hexdigest(),
+        "data.sha256": sentencize["deps"][settings["data"]["folder"]],
+        "weights.sha256": weights["sha256"]["model.safetensors"],
+        "dvc.lock.sha256": digest(Path("dvc.lock")) if Path("dvc.lock").is_file() else "none: `dvc commit` writes it",
+        "mlflow.source.git.commit": finetune["git_commit"],
+    }
+    mine = {path.stem for path in SPENT.glob("*.json")}
+    return tracking.record(settings, digests, receipts, mine, MODEL / point, EVALUATION / point)
+
+
+def write_cards(folder: Path, receipts: Receipts) -> None:
+    """Beside each wheel of a pipeline its card, and what it cost: measured figures are in no wheel."""
+    [wheel] = [path for path in folder.glob("*.whl") if not path.name.startswith("spacy_rootstock-")]
+    with zipfile.ZipFile(wheel) as archive:
+        [metadata] = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        card = email.message_from_bytes(archive.read(metadata)).get_payload(decode=True)
+    assert isinstance(card, bytes)
+    text = f"{card.decode('utf-8').strip()}\n\n## What it cost\n\n{costs.markdown(receipts)}\n"
+    (folder / "MODEL_CARD.md").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except Problem as problem:
+        sys.exit(f"ledger: error: {problem}")

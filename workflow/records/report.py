@@ -1,0 +1,166 @@
+"""One HTML page about what is here: what it cost, how good it is, where it errs. `make report` writes data/report.html.
+
+Everything is in the page: nothing is fetched when it is looked at.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from ..engine import dag, params
+from ..engine.errors import Problem
+from ..engine.stage import SPENT
+from ..model import scores
+from . import costs, ledger, tracking
+
+PAGE, TEMPLATE = Path("data/report.html"), Path(__file__).with_suffix(".html")
+COLUMN, ROW, BOX = (190, 62, (158, 46))  # pixels of the drawing of the DAG
+
+
+def main() -> None:
+    import jinja2
+
+    stages, receipts = dag.load(), costs.receipts()
+    ledger.check(stages, receipts)
+    best = _json("data/comparison/best.json")["point"]
+    evaluation = Path("data/evaluation", best)
+    mine = {path.stem for path in SPENT.glob("*.json")}
+    sentencize, compare = receipts["sentencize@train"], receipts["compare"]
+    settings = params.Params.model_validate({**compare["params"], "data": sentencize["params"]["data"]})
+    spent, avoided = costs.noted(SPENT), costs.noted(costs.AVOIDED)
+    history = tracking.history(settings.tracking.experiment)
+    data = sentencize["deps"][settings.data.folder]
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    page = environment.from_string(TEMPLATE.read_text("utf-8")).render(
+        settings=settings,
+        best=best,
+        rule=scores.RULE,
+        metrics=_json("data/comparison/metrics.json"),
+        receipts=receipts,
+        mine=mine,
+        dag=draw_dag(stages, receipts, mine),
+        total=costs.total(receipts.values()),
+        spent=costs.total(spent),
+        failed=sum("failed" in receipt for receipt in spent),
+        n_spent=len(spent),
+        avoided=costs.total(avoided),
+        n_avoided=len(avoided),
+        methods=costs.methods(receipts.values()),
+        history=history,
+        history_plot=plot_history([run for run in history if run["data.sha256"] == data]),
+        points_plot=_image(Path("data/comparison/points.png")),
+        confusion=_image(evaluation / "confusion.png"),
+        calibration=_image(evaluation / "calibration.png"),
+        worst=_json(evaluation / "worst.json"),
+        alignments=draw_alignments(settings, evaluation / "test.jsonl"),
+    )
+    PAGE.write_text(page, encoding="utf-8")
+    print(f"report  {PAGE}")
+
+
+def _json(path: str | Path) -> Any:
+    return json.loads(Path(path).read_text("utf-8"))
+
+
+def _image(path: Path) -> str:
+    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def draw_dag(stages: dict[str, dag.Stage], receipts: costs.Receipts, mine: set[str]) -> dict[str, Any]:
+    """Boxes from left to right, and the lines that no longer way stands for."""
+    chains = {name: dag.chain(stage, stages) for name, stage in stages.items()}
+    needs = {name: dag.needs(stage, stages) for name, stage in stages.items()}
+    depth: dict[str, int] = {}
+    boxes: dict[str, dict[str, Any]] = {}
+    rows: list[int] = []
+    for name in sorted(stages, key=lambda name: len(chains[name])):  # what a stage needs has a shorter chain
+        depth[name] = max((depth[other] + 1 for other in needs[name]), default=0)
+        rows += [0] * (depth[name] + 1 - len(rows))
+        x, y = depth[name] * COLUMN, rows[depth[name]] * ROW
+        rows[depth[name]] += 1
+        receipt = receipts[name]
+        boxes[name] = {"x": x, "y": y, "name": name, "receipt": receipt, "mine": receipt["run_id"] in mine}
+    lines = [
+        (boxes[other]["x"] + BOX[0], boxes[other]["y"] + BOX[1] / 2, boxes[name]["x"], boxes[name]["y"] + BOX[1] / 2)
+        for name in stages
+        for other in needs[name]
+        if not any(other in chains[third] for third in needs[name] if third != other)
+    ]
+    return {
+        "boxes": list(boxes.values()),
+        "lines": lines,
+        "size": BOX,
+        "width": len(rows) * COLUMN - COLUMN + BOX[0],
+        "height": max(rows) * ROW - ROW + BOX[1],
+    }
+
+
+def plot_history(runs: list[dict[str, Any]]) -> str:
+    """SVG: accuracy on test against energy, both with their ranges, of all results from the data that is here."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot as plt
+
+    with plt.rc_context({"svg.hashsalt": "rootstock", "font.size": 9}):
+        figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
+        for run in runs:
+            wh, low, high = (run[name] for name in ("energy/wh", "range/energy_wh_low", "range/energy_wh_high"))
+            accuracy, below, above = (
+                run[name] for name in ("test/accuracy", "range/test_accuracy_low", "range/test_accuracy_high")
+            )
+            ranges = {"xerr": [[wh - low], [high - wh]], "yerr": [[accuracy - below], [above - accuracy]]}
+            axes.errorbar(wh, accuracy, **ranges, fmt="o", color="#1f6f5c", ecolor="#b9cfc8", capsize=2)
+            name = run["name"].removeprefix("🔥").replace("❄️", "frozen").strip()  # the font has no emoji
+            axes.annotate(name, (wh, accuracy), xytext=(4, 4), textcoords="offset points", fontsize=8)
+        axes.set(xlabel="Wh, of all stages that led to the result", ylabel="accuracy on test")
+        axes.set_xlim(left=0)
+        svg = io.StringIO()
+        figure.savefig(svg, format="svg", metadata={"Date": None})
+        plt.close(figure)
+    return svg.getvalue()[svg.getvalue().index("<svg") :]
+
+
+def draw_alignments(settings: params.Params, predictions: Path, sentences: int = 3) -> list[dict[str, Any]]:
+    """Tokens above, pieces below, a line for each pair: of the short sentences of test that are cut the most."""
+    import spacy
+
+    from rootstock.pieces.pieces import Pieces
+
+    nlp = spacy.blank(settings.language)
+    nlp.add_pipe("trf_wordpiecer", config={"weights": "data/weights"})
+    with predictions.open(encoding="utf-8") as file:
+        texts = [json.loads(line)["text"] for line, _ in zip(file, range(500), strict=False)]
+    found = [sent.as_doc() for doc in nlp.pipe(texts) for sent in doc.sents if 5 <= len(sent) <= 12]
+    docs = sorted(nlp.pipe([doc.text for doc in found]), key=lambda doc: -len(Pieces.of(doc).ids) / len(doc))
+    return [_alignment(doc) for doc in docs[:sentences]]
+
+
+def _alignment(doc: Any) -> dict[str, Any]:
+    def row(texts: list[str]) -> tuple[list[dict[str, Any]], int]:
+        boxes, x = [], 0
+        for text in texts:
+            width = 9 * max(len(text), 1) + 10
+            boxes.append({"text": text, "x": x, "width": width, "middle": x + width / 2})
+            x += width + 6
+        return boxes, x
+
+    (tokens, token_width), (pieces, piece_width) = row([t.text for t in doc]), row(list(doc._.trf_word_pieces_))
+    pairs = [(tokens[i], pieces[j]) for i, aligned in enumerate(doc._.trf_alignment) for j in aligned]
+    for box in tokens:  # in the middle over the pieces
+        box["x"], box["middle"] = (box[key] + max(0, piece_width - token_width) / 2 for key in ("x", "middle"))
+    for piece in pieces:
+        piece["boundary"] = not any(piece is other for _, other in pairs)
+    return {"tokens": tokens, "pieces": pieces, "pairs": pairs, "width": max(token_width, piece_width)}
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except Problem as problem:
+        sys.exit(f"report: error: {problem}")

