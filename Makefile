@@ -4,7 +4,7 @@ READY := .venv/.ready
 PEERS := .venv/peers/.ready
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: setup repro test oldest bench check ui report lock clean
+.PHONY: setup repro test oldest bench check docs ui report lock clean
 .DEFAULT_GOAL := repro
 
 setup: $(READY) ## the environment alone
@@ -37,6 +37,10 @@ check: $(READY) ## lint, format and types
 	@ruff check .
 	@ruff format --check .
 	@mypy
+
+docs: $(READY) ## build the documentation site in docs/_build/html; a broken link is an error
+	@sphinx-build --fail-on-warning --keep-going --nitpicky -q docs docs/_build/html
+	@echo "docs    docs/_build/html/index.html"
 
 ui: $(READY) ## compare runs in the browser
 	@python -m workflow.records.ledger || true # while a stage runs there is nothing complete to record
