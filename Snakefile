@@ -1,5 +1,5 @@
-# The rules are the stages of dvc.yaml: nothing about the DAG is written here.
-# snakemake --profile workflow/profiles/default on this machine, workflow/profiles/slurm on a cluster.
+# Generates its rules from dvc.yaml: nothing about the DAG is written here.
+# `snakemake --profile workflow/profiles/default` on this machine, `workflow/profiles/slurm` on a cluster.
 import sys
 
 sys.path.insert(0, workflow.basedir)
@@ -31,7 +31,7 @@ for stage in STAGES.values():
             [out if out.endswith(".json") else directory(out) for out in stage.outs],
         log:
             f".snakemake/log/{stage.name}.log",
-        conda: # without `--sdm conda` the environment that runs Snakemake serves
+        conda: # used with `--sdm conda`; otherwise jobs run in the environment of Snakemake
             "workflow/environment.yaml"
         params:
             cmd=stage.cmd if isinstance(stage.cmd, str) else " && ".join(stage.cmd),

@@ -7,8 +7,7 @@ import pytest
 from filelock import FileLock
 
 from tests.conftest import ROOT
-from tests.workflow.project import Project, small
-from tests.workflow.test_repro import shorten
+from tests.workflow.project import Project, shorten, small
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +25,6 @@ def finished(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
             return project
         project = Project(folder, **small(tiny, **{"data.folder": "data/few"}))
         shorten(project, ROOT / "data/sample", train=48, dev=16, test=24)
-        printed = project.call("dvc", "repro").stdout + project.stage("ledger").stdout
+        printed = project.call("dvc", "repro").stdout + project.module("records.ledger").stdout
         (folder / "first.log").write_text(printed)
         return project

@@ -1,6 +1,7 @@
 """A copy of this project in a folder of its own, with the real configuration made small."""
 
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,9 @@ from pathlib import Path
 import yaml
 
 from tests.conftest import ROOT
+from workflow.engine import dag
+
+STAGES = dag.load(ROOT)
 
 
 class Project:
@@ -75,15 +79,13 @@ class Project:
         return done
 
     def stage(self, name: str, check: bool = True) -> subprocess.CompletedProcess:
-        """name: as DVC has it, such as `finetune@base`."""
+        """Run a stage, named as in DVC: `finetune@base`."""
         module, *item = name.split("@")
-        return self.call(
-            sys.executable,
-            "-m",
-            f"workflow.{'records' if module in ('ledger', 'report') else 'stages'}.{module}",
-            *item,
-            check=check,
-        )
+        return self.module(f"stages.{module}", *item, check=check)
+
+    def module(self, name: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
+        """Run a module of workflow/."""
+        return self.call(sys.executable, "-m", f"workflow.{name}", *arguments, check=check)
 
 
 def small(weights: Path, **changes) -> dict:
@@ -96,3 +98,16 @@ def small(weights: Path, **changes) -> dict:
         "evaluate.resamples": 50,
         **changes,
     }
+
+
+def shorten(project: Project, source: Path, folder: str = "data/few", **sizes: int) -> None:
+    """Some rows of a data set, chosen at random."""
+    (project.folder / folder).mkdir(parents=True)
+    for split, size in sizes.items():
+        lines = (source / f"{split}.jsonl").read_text("utf-8").splitlines()
+        chosen = random.Random(0).sample(lines, size)
+        (project.folder / folder / f"{split}.jsonl").write_text("\n".join(chosen), "utf-8")
+
+
+def ran(output: str) -> list[str]:
+    return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]

@@ -6,9 +6,8 @@ import shutil
 import pytest
 
 from tests.conftest import ROOT
-from tests.workflow.project import Project, small
+from tests.workflow.project import Project, shorten, small
 from tests.workflow.remotes import S3, Ssh
-from tests.workflow.test_repro import UP_TO_DATE, shorten
 
 pytestmark = [
     pytest.mark.slow,
@@ -56,7 +55,7 @@ def test_a_fresh_clone_computes_and_downloads_nothing(project, remote, tmp_path)
     other.call("dvc", "pull", "--run-cache")
 
     again = other.call("make", "--old-file=.venv/.ready", "repro").stdout  # in the environment that runs the tests
-    assert UP_TO_DATE in again and "recorded run" in again and "Running stage" not in again
+    assert "Data and pipelines are up to date." in again and "recorded run" in again and "Running stage" not in again
     assert receipts(other) == receipts(project)
 
     (other.folder / "dvc.lock").unlink()  # nothing but the run cache knows now what the stages leave

@@ -13,11 +13,10 @@ from mlflow import MlflowClient
 
 from tests.conftest import ROOT
 from tests.workflow.mlflow_server import Server
-from tests.workflow.project import Project, small
+from tests.workflow.project import Project, shorten, small
 from tests.workflow.slurm import Slurm, why_not
-from tests.workflow.test_repro import shorten
 from workflow.engine import dag
-from workflow.engine.stage import digest
+from workflow.files import digest
 from workflow.records import costs
 
 pytestmark = [

@@ -1,4 +1,4 @@
-"""Documents reduced to what a head classifies: all that it needs of a transformer that is frozen."""
+"""Documents reduced to the features that a head reads, computed once by a frozen transformer."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from rootstock.attributes import ROWS
 
 from . import shards
 
-REPORT = "report.json"  # how they were computed
-TEXT = "text"  # doc.user_data, of a document that has no tokens
+REPORT = "report.json"  # the settings that the features were computed with
+TEXT = "text"  # key in doc.user_data: the text of a reduced document, which has no tokens
 
 
 def reduced(doc: Doc, rows: Any) -> Doc:
-    """rows: array (n_rows, width)."""
-    found = Doc(doc.vocab)
-    found.cats = doc.cats
-    found.user_data.update({shards.ROW: doc.user_data[shards.ROW], TEXT: doc.text, ROWS: rows})
-    return found
+    """A Doc without tokens that holds features, labels and text. rows: array (n_rows, width)."""
+    small = Doc(doc.vocab)
+    small.cats = doc.cats
+    small.user_data.update({shards.ROW: doc.user_data[shards.ROW], TEXT: doc.text, ROWS: rows})
+    return small
 
 
 def folder(inputs: dict[str, Path], split: str, nlp: Language) -> Path:
-    """Where a stage reads a split: reduced, if this pipeline would compute the same; else in pieces."""
+    """Where a stage reads a split: the features if this pipeline would compute the same ones, else the pieces."""
     features, tok2vec = inputs["features"], nlp.get_pipe("trf_tok2vec")
     frozen = not tok2vec.trainable and tok2vec.saved_precision == "fp32"
     same = frozen and srsly.read_json(features / REPORT) == settings(tok2vec)
@@ -34,5 +34,5 @@ def folder(inputs: dict[str, Path], split: str, nlp: Language) -> Path:
 
 
 def settings(tok2vec: Any) -> dict[str, Any]:
-    """On which the numbers depend, besides the weights and the pieces."""
+    """What the features depend on besides weights and pieces."""
     return {"precision": tok2vec.precision}

@@ -1,4 +1,4 @@
-"""Predict the documents of a split and hold them against their labels."""
+"""Predictions for the documents of a split, beside their labels."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from spacy.language import Language
 
 from . import features, shards
 
-BATCH = 128  # documents; package's check uses the same, so that the same numbers come out
+BATCH = 128  # documents; the check in `package` uses the same batches, so its numbers must be equal
 
 
 class Prediction(NamedTuple):
     row: str  # file:line
     text: str
-    gold: list[float]  # per label: 1, 0, or NaN where nothing is known
+    gold: list[float]  # per label: 1, 0, or NaN if unknown
     scores: list[float]  # per label: the probability
 
 
 def predict(nlp: Language, folder: Path, labels: list[str]) -> Iterator[Prediction]:
-    """Stream over the shards of a split; the documents' own labels are put aside before the model sees them."""
+    """Stream over the shards of a split. The labels are removed from each document before prediction."""
 
     def unlabelled() -> Iterator:
         for doc in shards.read(shards.files(folder), nlp.vocab):
@@ -37,7 +37,7 @@ def predict(nlp: Language, folder: Path, labels: list[str]) -> Iterator[Predicti
 
 
 def arrays(predictions: Iterable[Prediction], n_labels: int) -> tuple[np.ndarray, np.ndarray]:
-    """gold and scores, each (n_docs, n_labels): all that is held of a split, however large."""
+    """gold and scores, each (n_docs, n_labels): all that is kept in memory of a split."""
     numbers = chain.from_iterable((*p.gold, *p.scores) for p in predictions)
     both = np.fromiter(numbers, "float64").reshape(-1, 2, n_labels)
     return both[:, 0], both[:, 1]

@@ -1,4 +1,4 @@
-"""Read labelled rows as a stream: JSON Lines, CSV, TSV, and Prodigy's exports."""
+"""Stream labelled rows from JSON Lines, CSV, TSV and Prodigy's exports."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ csv.field_size_limit(2**31 - 1)
 @dataclass
 class Row:
     text: str
-    labels: dict[str, bool]  # what the row says of each label that it names
-    complete: bool  # whether labels that it does not name are false
+    labels: dict[str, bool]  # whether each label that the row names holds
+    complete: bool  # whether labels that the row does not name are false
     where: str  # file:line
 
 
 @dataclass
 class Tally:
-    """What became of the rows of one file."""
+    """Rows of one file that were not used."""
 
     skipped: list[str] = field(default_factory=list)  # file:line: reason
-    rejected: int = 0  # Prodigy's answers "reject" (exclusive classes: they do not say which label holds) and "ignore"
+    rejected: int = 0  # Prodigy's answers "ignore", and "reject" if it does not tell which label holds
 
 
 class BadRow(ValueError):
@@ -36,24 +36,24 @@ class BadRow(ValueError):
 
 
 class NotAccepted(Exception):
-    """An annotator's answer that gives no label."""
+    """Prodigy's answer gives no label."""
 
 
 def find(folder: Path, split: str) -> Path | None:
-    """The file of a split, None where there is none. Raises Problem where there are several."""
+    """The file of a split, or None. Raises Problem if there are several."""
     found = [folder / f"{split}{suffix}" for suffix in READERS if (folder / f"{split}{suffix}").is_file()]
     if len(found) > 1:
-        raise Problem(f"{folder}: {' and '.join(p.name for p in found)} are both there: keep one")
+        raise Problem(f"{folder}: {' and '.join(p.name for p in found)} both exist: keep one")
     return found[0] if found else None
 
 
 def read(path: Path, *, exclusive: bool, on_bad_row: str, tally: Tally, known: set[str] | None = None) -> Iterator[Row]:
-    """Yield the usable rows of a file and keep the tally.
+    """Yield the usable rows of a file, and count the others in the tally.
 
     known: the labels that may occur; None for any.
-    Raises Problem at the first bad row where on_bad_row is "fail".
+    Raises Problem at the first bad row if on_bad_row is "fail".
     """
-    # Bytes that are not UTF-8 come through as lone surrogates, which no valid text holds.
+    # Bytes that are not UTF-8 become lone surrogates, which no valid text contains.
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         for line, parse in READERS[path.suffix](file):
             where = f"{path}:{line}"
@@ -61,18 +61,18 @@ def read(path: Path, *, exclusive: bool, on_bad_row: str, tally: Tally, known: s
                 row = _row(parse(), where, exclusive)
                 if known is not None and not known.issuperset(row.labels):
                     unknown = sorted(set(row.labels) - known)
-                    raise BadRow(f"label {unknown[0]!r} does not occur in train (which has {', '.join(sorted(known))})")
+                    raise BadRow(f"label {unknown[0]!r} does not occur in train (train has {', '.join(sorted(known))})")
             except NotAccepted:
                 tally.rejected += 1
             except BadRow as reason:
                 if on_bad_row == "fail":
-                    raise Problem(f"{where}: {reason}. Mend the row, or set data.on_bad_row: skip") from None
+                    raise Problem(f"{where}: {reason}. Fix the row, or set data.on_bad_row: skip") from None
                 tally.skipped.append(f"{where}: {reason}")
             else:
                 yield row
 
 
-Parsed = Iterator[tuple[int, Callable[[], dict[str, Any]]]]  # line number, and what gives the record or raises BadRow
+Parsed = Iterator[tuple[int, Callable[[], dict[str, Any]]]]  # line number; returns the record or raises BadRow
 
 
 def _json_lines(file: Any) -> Parsed:
@@ -86,10 +86,10 @@ def _json_object(line: str) -> dict[str, Any]:
         record = json.loads(line)
     except json.JSONDecodeError as error:
         raise BadRow(f"not JSON ({error.msg} at column {error.colno})") from None
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, a thousand brackets
-        raise BadRow(f"not JSON that can be read ({error})") from None
+    except (ValueError, RecursionError) as error:  # thousands of digits in a number, or of nested brackets
+        raise BadRow(f"JSON that Python cannot read ({error})") from None
     if not isinstance(record, dict):
-        raise BadRow(f"a JSON object is wanted, this is {type(record).__name__}")
+        raise BadRow(f"expected a JSON object, found {type(record).__name__}")
     return record
 
 
@@ -129,7 +129,7 @@ def _record(header: list[str], cells: list[str]) -> dict[str, Any]:
 READERS: dict[str, Callable[[Any], Parsed]] = {
     ".jsonl": _json_lines,
     ".csv": _delimited(",", csv.QUOTE_MINIMAL),
-    ".tsv": _delimited("\t", csv.QUOTE_NONE),  # a line a row: there a quote is a character like any other
+    ".tsv": _delimited("\t", csv.QUOTE_NONE),  # one row per line; quotes are literal
 }
 
 
@@ -138,7 +138,7 @@ def _row(record: dict[str, Any], where: str, exclusive: bool) -> Row:
     if text is None:
         raise BadRow("it has no text")
     if not isinstance(text, str):
-        raise BadRow(f"its text is no string but {text!r}")
+        raise BadRow(f"its text is not a string: {text!r}")
     if not text.strip():
         raise BadRow("its text has no words")
     labels, complete = _labels(record, exclusive)
@@ -148,29 +148,29 @@ def _row(record: dict[str, Any], where: str, exclusive: bool) -> Row:
         except UnicodeEncodeError:
             raise BadRow("not UTF-8") from None
     if exclusive and sum(labels.values()) != 1:
-        raise BadRow(f"exclusive classes want one label, it has {sum(labels.values())}")
+        raise BadRow(f"expected one label (data.exclusive: true), found {sum(labels.values())}")
     return Row(text, labels, complete, where)
 
 
 def _labels(record: dict[str, Any], exclusive: bool) -> tuple[dict[str, bool], bool]:
     answer = record.get("answer", "accept")
     if answer not in ("accept", "reject", "ignore"):
-        raise BadRow(f"Prodigy's answer is accept, reject or ignore, not {answer!r}")
+        raise BadRow(f"Prodigy's answer must be accept, reject or ignore, not {answer!r}")
     if answer == "ignore":
         raise NotAccepted
     if "accept" in record or "labels" in record:
         chosen = record.get("accept", record.get("labels"))
         if not isinstance(chosen, list) or not all(isinstance(label, str) and label for label in chosen):
-            raise BadRow(f"a list of labels is wanted, not {chosen!r}")
+            raise BadRow(f"expected a list of labels, found {chosen!r}")
         if answer == "reject":
             raise NotAccepted
         return dict.fromkeys(chosen, True), True
     label = record.get("label")
     if not isinstance(label, str) or not label.strip():
-        raise BadRow("it has no label" if label is None else f"a label is a word, not {label!r}")
+        raise BadRow("it has no label" if label is None else f"its label is not a string with words: {label!r}")
     if answer == "reject":
         if exclusive:
             raise NotAccepted
         return {label: False}, False
-    # A binary Prodigy answer speaks of its own label alone, unless classes exclude each other.
+    # A binary Prodigy answer is about its own label only, unless classes are exclusive.
     return {label: True}, exclusive or "answer" not in record

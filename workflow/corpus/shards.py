@@ -1,4 +1,4 @@
-"""Documents on disk: DocBin files of a fixed number of documents, so that memory does not grow with the corpus."""
+"""Documents on disk, as DocBin files of a fixed number of documents: memory does not grow with the corpus."""
 
 from __future__ import annotations
 

@@ -1,66 +1,71 @@
-"""dvc.yaml as DVC resolves it, read in milliseconds: what each stage is called, runs, needs and leaves."""
+"""Read dvc.yaml as DVC resolves it, in milliseconds: each stage's name, command, deps, params and outs."""
 
 from __future__ import annotations
 
 import itertools
 import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-UNTRACKED = {".snakemake_timestamp", "MODEL_CARD.md", "__pycache__"}  # in no digest: as .dvcignore has it
+PARAMS = "params.yaml"
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage under the name that DVC gives it: `finetune@base` is the point `base` of the stage `finetune`."""
+    """A stage, named as in DVC: `finetune@base` is the point `base` of the stage `finetune`."""
 
     name: str
     cmd: str | list[str]
     deps: list[str]
     outs: list[str]
-    params: dict[str, Any]  # the values in params.yaml that it depends on
+    params: dict[str, dict[str, Any]]  # the values that it depends on, by file and key
     meta: dict[str, Any]
 
 
 def load(folder: Path = Path()) -> dict[str, Stage]:
-    """The stages of a project, as dvc.yaml orders them."""
-    values = yaml.safe_load((folder / "params.yaml").read_text("utf-8")) or {}
+    """The stages of a project, in the order of dvc.yaml."""
     written = yaml.safe_load((folder / "dvc.yaml").read_text("utf-8"))["stages"]
-    found = [stage for name, content in written.items() for stage in _expand(name, content, values)]
-    return {stage.name: stage for stage in found}
+    values = _read(folder, PARAMS)
+    filled = [stage for name, content in written.items() for stage in _expand(name, content, values)]
+    stages = [_stage(name, content, folder) for name, content in filled]
+    return {stage.name: stage for stage in stages}
 
 
 def inputs(stage: Stage, stages: dict[str, Stage]) -> list[str]:
-    """The files and folders that a stage needs; for a folder that stages fill together, what each of them leaves."""
+    """The files and folders that a stage reads; a folder that several stages fill is replaced by their outs."""
     made = [out for other in stages.values() for out in other.outs]
     parts = {dep: [out for out in made if out.startswith(f"{dep}/")] for dep in stage.deps}
     return [path for dep in stage.deps for path in parts[dep] or [dep]]
 
 
 def needs(stage: Stage, stages: dict[str, Stage]) -> list[str]:
-    """The stages whose results a stage takes."""
-    taken = set(inputs(stage, stages))
-    return [other.name for other in stages.values() if taken & set(other.outs)]
+    """The stages whose outs a stage reads."""
+    read = set(inputs(stage, stages))
+    return [other.name for other in stages.values() if read & set(other.outs)]
 
 
 def chain(stage: Stage, stages: dict[str, Stage]) -> list[str]:
-    """A stage, after all the stages that lead to it."""
+    """A stage and all stages before it, in the order of the DAG."""
     found = {stage.name}
     for name in needs(stage, stages):
         found.update(chain(stages[name], stages))
     return [name for name in stages if name in found]
 
 
-def _expand(name: str, content: dict[str, Any], values: dict[str, Any]) -> list[Stage]:
-    """The stages that a `foreach` or a `matrix` stands for, or the one that it is."""
+def _expand(name: str, content: dict[str, Any], values: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Name and content of each stage that a `foreach` or `matrix` generates, or of the stage itself."""
     if "foreach" in content:
         items = _fill(content["foreach"], values)
         pairs = items.items() if isinstance(items, dict) else [(None, item) for item in items]
         return [
-            _stage(f"{name}@{_text(item) if key is None else key}", content["do"], {**values, "item": item, "key": key})
+            (
+                f"{name}@{_text(item) if key is None else key}",
+                _fill(content["do"], {**values, "item": item, "key": key}),
+            )
             for key, item in pairs
         ]
     if "matrix" in content:
@@ -74,20 +79,23 @@ def _expand(name: str, content: dict[str, Any], values: dict[str, Any]) -> list[
                 for axis, place in zip(axes, places, strict=True)
             ]
             key = "-".join(marks)
-            stages.append(_stage(f"{name}@{key}", rest, {**values, "item": item, "key": key}))
+            stages.append((f"{name}@{key}", _fill(rest, {**values, "item": item, "key": key})))
         return stages
-    return [_stage(name, content, values)]
+    return [(name, _fill(content, values))]
 
 
-def _stage(name: str, content: dict[str, Any], values: dict[str, Any]) -> Stage:
-    filled = _fill(content, values)
+def _stage(name: str, content: dict[str, Any], folder: Path) -> Stage:
+    keys: dict[str, list[str]] = {}
+    for entry in content.get("params", []):  # a key of params.yaml, or {file: keys}
+        for file, named in entry.items() if isinstance(entry, dict) else [(PARAMS, [entry])]:
+            keys.setdefault(file, []).extend(named)
     return Stage(
         name=name,
-        cmd=filled["cmd"],
-        deps=_paths(filled.get("deps", [])),
-        outs=_paths(filled.get("outs", [])),
-        params={key: look_up(key, values) for key in filled.get("params", [])},
-        meta=filled.get("meta", {}),
+        cmd=content["cmd"],
+        deps=_paths(content.get("deps", [])),
+        outs=_paths(content.get("outs", [])),
+        params={file: {key: look_up(key, _read(folder, file)) for key in named} for file, named in keys.items()},
+        meta=content.get("meta", {}),
     )
 
 
@@ -96,11 +104,20 @@ def _paths(entries: list[str | dict[str, Any]]) -> list[str]:
     return [next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries]
 
 
+def _read(folder: Path, file: str) -> dict[str, Any]:
+    return _parse((folder / file).read_bytes())
+
+
+@cache
+def _parse(content: bytes) -> dict[str, Any]:
+    return yaml.safe_load(content) or {}
+
+
 REFERENCE = re.compile(r"\$\{\s*([\w.\[\]-]+)\s*\}")
 
 
 def _fill(content: Any, values: dict[str, Any]) -> Any:
-    """Put values in place of `${...}`: whole where nothing stands around it, as text else."""
+    """Replace `${...}` by values: by the value itself if it is the whole string, else by its text."""
     if isinstance(content, dict):
         return {_fill(key, values): _fill(value, values) for key, value in content.items()}
     if isinstance(content, list):
@@ -114,6 +131,7 @@ def _fill(content: Any, values: dict[str, Any]) -> Any:
 
 
 def look_up(key: str, values: dict[str, Any]) -> Any:
+    """key: such as `finetune.epochs` or `numbers[1]`."""
     found: Any = values
     for part in re.findall(r"[\w-]+", key):
         found = found[int(part)] if isinstance(found, list) else found[part]

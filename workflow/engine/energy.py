@@ -1,4 +1,4 @@
-"""Energy of a stage, by CodeCarbon: the only module that touches it."""
+"""Energy of a stage, measured or estimated by CodeCarbon. No other module imports CodeCarbon."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ MEASURED = {"intel_rapl": "RAPL", "intel_power_gadget": "Intel Power Gadget", "w
 
 @dataclass
 class Energy:
-    """Filled in when the block ends. kWh at the plug of the building: PUE is in it."""
+    """Set when `metered` ends. kWh of the whole building: the machine's consumption times PUE."""
 
     kwh: float = 0.0
     kwh_low: float = 0.0
     kwh_high: float = 0.0
     method: str = "not measured"
     grid_g_per_kwh: float = 0.0
-    metering_seconds: float = 0.0  # that the meter itself took to start and to stop
+    metering_seconds: float = 0.0  # time that the meter itself took to start and stop
 
 
-_running: list = []  # the tracker of the block that is under way
+_running: list = []  # trackers of the blocks that are running
 
 
 def spent_g() -> float:
@@ -37,9 +37,9 @@ def spent_g() -> float:
 def metered(country: str, pue: float, energy: Energy) -> Iterator[None]:
     """Meter this process and its children: CPU, memory and GPUs. Raises Problem for an unknown country.
 
-    RAPL reads the whole processor, with what else runs on it; low and high are then 10 % around it. Where there is no
-    meter, CodeCarbon estimates from the CPU's load and thermal design power (TDP) and a constant for the memory; then
-    `low` is half of the CPU's part and no memory, `high` the whole TDP all the time, and memory.
+    RAPL measures the whole processor, other programs included; the range is then plus and minus 10 %. Without RAPL,
+    CodeCarbon estimates from the CPU's load, its thermal design power (TDP) and a constant for memory. The range then
+    goes from half of the CPU's share without memory to the full TDP all the time with memory.
     """
     begin = time.perf_counter()
     os.environ["CODECARBON_LOG_LEVEL"] = "critical"  # its logger speaks before the tracker's own setting holds
@@ -47,7 +47,7 @@ def metered(country: str, pue: float, energy: Energy) -> Iterator[None]:
     from codecarbon.input import DataSource
 
     if country not in DataSource().get_global_energy_mix_data():
-        raise Problem(f"params.yaml: carbon.country is {country!r}: a country's ISO code of three letters is wanted")
+        raise Problem(f"params.yaml: carbon.country is {country!r}: expected an ISO country code of three letters")
 
     tracker = OfflineEmissionsTracker(
         country_iso_code=country,

@@ -1,5 +1,5 @@
-"""What the person who runs the workflow can mend."""
+"""Errors that the user can fix."""
 
 
 class Problem(Exception):
-    """Shown as one line, without a traceback; the exit code is 1. Names the file, line or key, and what to do."""
+    """Printed as one line without a traceback; the exit code is 1. Names the file, line or key, and what to do."""

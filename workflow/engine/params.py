@@ -5,19 +5,24 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from typing_extensions import TypedDict
 
 from .errors import Problem
 
+STRICT = ConfigDict(extra="forbid", frozen=True, strict=True)
+
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+Seed = Annotated[int, Field(ge=0)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+PointName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = STRICT
 
 
 class Weights(_Section):
@@ -61,6 +66,12 @@ class Finetune(_Section):
     saved_precision: Literal["fp32", "bf16", "fp16"]
 
 
+# What a point of the sweep may replace: any setting of `finetune`, and the seed.
+_hints = get_type_hints(Finetune, include_extras=True)
+Point: Any = TypedDict("Point", {**{key: _hints[key] for key in Finetune.model_fields}, "seed": Seed}, total=False)  # type: ignore[misc]
+Point.__pydantic_config__ = STRICT
+
+
 class Evaluate(_Section):
     confidence: Fraction
     resamples: Annotated[int, Field(ge=1)]
@@ -83,10 +94,6 @@ class Tracking(_Section):
     experiment: Annotated[str, Field(min_length=1)]
 
 
-Seed = Annotated[int, Field(ge=0)]
-PointName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
-
-
 class Params(_Section):
     seed: Seed
     threads: Annotated[int, Field(ge=1)]
@@ -97,64 +104,56 @@ class Params(_Section):
     wordpiece: Wordpiece
     encode: Encode
     finetune: Finetune
-    sweep: Annotated[dict[PointName, dict[str, Any]], Field(min_length=1)]
+    sweep: Annotated[dict[PointName, Point], Field(min_length=1)]
     evaluate: Evaluate
     package: Package
     package_weights: Package
     carbon: Carbon
     tracking: Tracking
 
-    def at(self, point: str) -> Params:
-        """These settings with what a point of the sweep names in place of `finetune`'s, or of `seed`."""
-        values = _Point.model_validate({**self.finetune.model_dump(), "seed": self.seed, **self.sweep[point]})
-        finetune = Finetune.model_validate(values.model_dump(exclude={"seed"}))
-        return self.model_copy(update={"seed": values.seed, "finetune": finetune})
-
-
-class _Point(Finetune):
-    seed: Seed
-
 
 def load(path: Path = Path("params.yaml")) -> Params:
-    """Raises Problem, naming each key that is wrong, what was given and what is allowed."""
+    """Raises Problem with each wrong key, its value and what is allowed."""
     try:
         raw = yaml.safe_load(path.read_text("utf-8"))
     except FileNotFoundError:
-        raise Problem(f"{path} not found: run this from the root of the project") from None
+        raise Problem(f"{path} not found: run this in the root folder of the project") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise Problem(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     try:
-        params = Params.model_validate(raw)
+        return Params.model_validate(raw)
     except ValidationError as error:
-        raise Problem("; ".join(_explain(path, e, Params) for e in error.errors())) from None
-    for point in params.sweep:
-        try:
-            params.at(point)
-        except ValidationError as error:
-            raise Problem("; ".join(_explain(path, e, _Point, f"sweep.{point}.") for e in error.errors())) from None
-    return params
+        raise Problem("; ".join(_explain(path, e) for e in error.errors())) from None
 
 
-def _explain(path: Path, error: Any, section: Any, prefix: str = "") -> str:
-    key = prefix + ".".join(map(str, error["loc"])) or "the file"
+def _explain(path: Path, error: Any) -> str:
+    key = ".".join(map(str, error["loc"])) or "the file"
     if error["type"] == "extra_forbidden":
-        for name in error["loc"][:-1]:
-            section = section.model_fields[name].annotation
-        return f"{path}: unknown key {key} (there are: {', '.join(section.model_fields)})"
+        return f"{path}: unknown key {key} (allowed: {', '.join(_keys_beside(error['loc']))})"
     if error["type"] == "missing":
         return f"{path}: the key {key} is missing"
     hint = ""
     if error["type"] == "float_type" and re.fullmatch(r"\d+e[+-]?\d+", str(error["input"])):
-        hint = f" (YAML takes {error['input']} for text; write {error['input'].replace('e', '.0e')})"
+        hint = f" (YAML reads {error['input']} as text; write {error['input'].replace('e', '.0e')})"
     return f"{path}: {key} is {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}{hint}"
 
 
+def _keys_beside(location: tuple[str, ...]) -> list[str]:
+    """The keys that are allowed where an unknown one was found."""
+    if location[0] == "sweep":
+        return list(Point.__annotations__)
+    section: Any = Params
+    for name in location[:-1]:
+        section = section.model_fields[name].annotation
+    return list(section.model_fields)
+
+
 def check() -> None:
-    """Stop before anything runs where params.yaml is wrong: DVC and Snakemake would name a file, not the key."""
+    """Stop before anything runs if params.yaml is wrong: DVC and Snakemake would name a file, not the key."""
     try:
         folder = load().data.folder
         if not Path(folder).is_dir():
-            raise Problem(f"params.yaml: data.folder is {folder!r}: there is no such folder")
+            raise Problem(f"params.yaml: data.folder is {folder!r}: folder not found")
     except Problem as problem:
         sys.exit(f"error: {problem}")
 

@@ -1,4 +1,4 @@
-"""What Snakemake does not know by itself: params, and what DVC has on record."""
+"""What Snakemake does not know by itself: changed params, and which results DVC has recorded."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from typing import Any
 
 import yaml
 
-from .dag import UNTRACKED, Stage, needs
+from ..files import IGNORED
+from .dag import Stage, needs
 
 STATE = Path(".snakemake/rootstock")
 
 
 def stamp(stage: Stage) -> str:
-    """A file that is written anew when the command or the params of a stage change: Snakemake goes by files."""
+    """A file that is rewritten when the command or the params of a stage change: Snakemake compares files."""
     path, now = STATE / f"{stage.name}.json", json.dumps([stage.cmd, stage.params], indent=1, sort_keys=True)
     if not path.is_file() or path.read_text("utf-8") != now:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -26,10 +27,10 @@ def stamp(stage: Stage) -> str:
 
 
 def settle(stages: dict[str, Stage]) -> None:
-    """Take over from DVC what is done, where dvc.lock has changed: after `dvc repro`, `dvc pull`, in a fresh clone.
+    """Tell Snakemake which stages are done, if dvc.lock has changed: after `dvc repro`, `dvc pull`, in a fresh clone.
 
-    Snakemake compares times, and what DVC restores has them in any order: what dvc.lock calls done gets them in that
-    of the DAG.
+    Snakemake compares modification times, and files that DVC restores have them in any order. Outs that dvc.lock
+    records get times in the order of the DAG.
     """
     lock, seen = Path("dvc.lock"), STATE / "dvc.lock.sha256"
     digest = hashlib.sha256(lock.read_bytes()).hexdigest() if lock.is_file() else ""
@@ -48,7 +49,7 @@ def settle(stages: dict[str, Stage]) -> None:
 
 
 def done(stages: dict[str, Stage], locked: dict[str, Any]) -> list[str]:
-    """The stages whose record in dvc.lock still holds, in an order in which they can run."""
+    """The stages whose record in dvc.lock still holds, each after the stages that it needs."""
     recorded = {out["path"]: out["md5"] for entry in locked.values() for out in entry.get("outs", [])}
     found: list[str] = []
     waiting = dict(stages)
@@ -59,21 +60,20 @@ def done(stages: dict[str, Stage], locked: dict[str, Any]) -> list[str]:
             entry = locked.get(stage.name)
             if entry is None or entry["cmd"] != stage.cmd or not all(Path(out).exists() for out in stage.outs):
                 continue
-            params = entry.get("params", {}).get("params.yaml", {})
             deps = {dep["path"]: dep["md5"] for dep in entry.get("deps", [])}
             same = deps.keys() == set(stage.deps) and all(
                 md5 == (recorded.get(path) or _md5(Path(path))) for path, md5 in deps.items()
             )
-            if params == stage.params and set(needs(stage, stages)) <= set(found) and same:
+            if entry.get("params", {}) == stage.params and set(needs(stage, stages)) <= set(found) and same:
                 found.append(stage.name)
     return found
 
 
 def _md5(path: Path) -> str:
-    """Of a file or folder as DVC writes it down."""
+    """MD5 of a file or folder, as DVC computes it."""
     if not path.is_dir():
         return hashlib.md5(path.read_bytes()).hexdigest() if path.is_file() else "missing"
-    files = [p for p in path.rglob("*") if p.is_file() and not UNTRACKED & set(p.parts)]
+    files = [p for p in path.rglob("*") if p.is_file() and not IGNORED & set(p.parts)]
     entries = [{"md5": _md5(p), "relpath": p.relative_to(path).as_posix()} for p in files]
     entries.sort(key=lambda entry: entry["relpath"])
     return hashlib.md5(json.dumps(entries, sort_keys=True).encode()).hexdigest() + ".dir"

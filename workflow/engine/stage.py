@@ -1,11 +1,8 @@
-"""What every stage does around its work: check params, set threads and seeds, meter, and leave a receipt."""
+"""What every stage does around its work: check settings and versions, meter energy, write a receipt."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import platform
-import random
 import shutil
 import signal
 import subprocess
@@ -15,14 +12,18 @@ import uuid
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from ..files import IGNORED, digest, write_json
 from . import dag, energy, params
 from .errors import Problem
 
-RECEIPTS = Path("data/receipts")  # of what is here: they travel with the results
-SPENT = Path("data/ledger/spent")  # of each run in this clone, those that failed too: they stay
+RECEIPTS = Path("data/receipts")  # of the results that are here: they travel with the results
+SPENT = Path("data/ledger/spent")  # of every run in this clone, failed runs included: these stay
+RETIRED = Path("data/retired")  # results that no stage of dvc.yaml leaves any more
+VERSIONS = "workflow/versions.yaml"
 
 Run = Callable[[params.Params, dict[str, Path], dict[str, Path]], dict[str, Any] | None]
 
@@ -30,30 +31,62 @@ Run = Callable[[params.Params, dict[str, Path], dict[str, Path]], dict[str, Any]
 def main(name: str, run: Run) -> None:
     """Run one stage as dvc.yaml describes it, and exit. The command line names the item of a `foreach` stage.
 
-    run(params, inputs, outputs): folders by their name below data/, less that of the item: "model", "wordpieces/train";
+    run(params, inputs, outputs): folders by their name below data/, without the item: "model", "wordpieces/train";
     may return facts for the receipt.
     """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a job that is cancelled goes as one that fails
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a cancelled job cleans up like a failed one
     try:
         settings = params.load()
         name = "@".join([name, *sys.argv[1:]])
         stages = dag.load()
         if name not in stages:
             raise Problem(f"dvc.yaml has no such stage; it has: {', '.join(stages)}")
+        _warn_of_versions(stages[name])
+        _retire(stages[name], stages)
         _execute(stages[name], run, settings)
     except Problem as problem:
         sys.exit(f"{name}: error: {problem}")
 
 
+def _warn_of_versions(stage: dag.Stage) -> None:
+    """The stage's key names versions of packages; with others installed, the result belongs to another key."""
+    expected = stage.params.get(VERSIONS, {})
+    installed = {package: metadata.version(package).partition("+")[0] for package in expected}
+    other = [f"{p} {installed[p]} (expected {v})" for p, v in expected.items() if installed[p] != v]
+    if other:
+        print(
+            f"{stage.name}: warning: installed versions are not those of {VERSIONS}: {', '.join(other)}. Results may "
+            "differ slightly. `make setup` installs the expected versions",
+            file=sys.stderr,
+        )
+
+
+def _retire(stage: dag.Stage, stages: dict[str, dag.Stage]) -> None:
+    """Move results of stages that are gone, such as a point taken off the sweep, out of the folders that a stage reads.
+
+    DVC hashes such a folder whole, and a clone that pulls has only what today's stages leave.
+    """
+    outs = [Path(out) for other in stages.values() for out in other.outs]
+    for dep in map(Path, stage.deps):
+        if not any(dep in out.parents for out in outs):
+            continue
+        for path in [p for p in dep.iterdir() if p.is_dir() and p.name not in IGNORED]:
+            if not any(path == out or path in out.parents for out in outs):
+                target = RETIRED / path.relative_to("data")
+                shutil.rmtree(target, ignore_errors=True)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.move(path, target)
+                print(f"{stage.name}: no stage leaves {path} any more: moved to {target}")
+
+
 def _folders(stage: dag.Stage, paths: list[str]) -> dict[str, Path]:
     item = stage.name.partition("@")[2]
-    found = [Path(path) for path in paths if Path(path).parts[0] == "data" and RECEIPTS not in Path(path).parents]
-    return {"/".join(p.parts[1:-1] if p.name == item else p.parts[1:]): p for p in found}
+    folders = [Path(path) for path in paths if Path(path).parts[0] == "data" and RECEIPTS not in Path(path).parents]
+    return {"/".join(p.parts[1:-1] if p.name == item else p.parts[1:]): p for p in folders}
 
 
 def _execute(stage: dag.Stage, run: Run, settings: params.Params) -> None:
     inputs, outputs = _folders(stage, stage.deps), _folders(stage, stage.outs)
-    random.seed(settings.seed)
     for path in outputs.values():
         path.mkdir(parents=True, exist_ok=True)
     receipt: dict[str, Any] = {
@@ -69,7 +102,7 @@ def _execute(stage: dag.Stage, run: Run, settings: params.Params) -> None:
             facts = run(settings, inputs, outputs) or {}
     except BaseException:
         for path in outputs.values():
-            shutil.rmtree(path, ignore_errors=True)  # half an output is none
+            shutil.rmtree(path, ignore_errors=True)  # an incomplete output must not be taken for a result
         facts = {"failed": True}
         raise
     finally:
@@ -89,40 +122,9 @@ def _execute(stage: dag.Stage, run: Run, settings: params.Params) -> None:
 
 
 def _git_commit() -> str:
-    """Of the code that runs; `-dirty` where it is not what was committed."""
+    """Of the code that runs; `-dirty` if files differ from the commit."""
     try:
         git = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
         return subprocess.run(git, capture_output=True, text=True).stdout.strip() or "none"
     except FileNotFoundError:
         return "none"
-
-
-def digest(path: Path) -> str:
-    """sha256 of a file, or of a folder's names and contents."""
-    if path.is_dir():
-        files = [p for p in sorted(path.rglob("*")) if p.is_file() and not dag.UNTRACKED & set(p.parts)]
-        lines = [f"{digest(p)}  {p.relative_to(path).as_posix()}" for p in files]
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_json(path: Path, value: Any) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=2, ensure_ascii=False)
-        file.write("\n")
-
-
-def set_torch(settings: params.Params, rank: int = 0, processes: int = 1) -> None:
-    """A GPU where there is one; threads and seeds of PyTorch, NumPy and spaCy: for stages that compute with them.
-
-    Of several processes each has a GPU of its own, and its share of the threads.
-    """
-    import spacy
-    import torch
-
-    spacy.prefer_gpu(rank)
-    torch.set_num_threads(max(1, settings.threads // processes))
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nobody reads it
-    spacy.util.fix_random_seed(settings.seed)

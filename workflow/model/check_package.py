@@ -1,4 +1,4 @@
-"""What the package stages run in the environment that they have made: load the installed pipeline, and nothing else."""
+"""Run by the package stages in their new environment: load the installed pipeline and apply it to some texts."""
 
 import json
 import sys
@@ -16,7 +16,7 @@ spacy.prefer_gpu()
 nlp = spacy.load(question["name"])
 docs = nlp.pipe(question["texts"], batch_size=question["batch_size"])
 values = [getattr(doc, question["attribute"]) for doc in docs]
-# The first distribution of that name on the path is the one whose entry points count.
+# spaCy uses the entry points of the first distribution of that name on the path.
 library = metadata.distribution("spacy-rootstock")
 assert {f for f in nlp.pipe_factories.values() if f.startswith("trf_")} <= {e.name for e in library.entry_points}
 seen = [str(Path(rootstock.__file__).resolve()), str(Path(str(library.locate_file(""))).resolve())]

@@ -1,4 +1,4 @@
-"""The pipeline that is trained."""
+"""The pipeline that `finetune` trains."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several processes of this machine that work on one thing together, by torchrun's engine."""
+"""Run a function in several processes of this machine, as torchrun does."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from typing import Any
 
 from ..engine import energy
 
-SECONDS = 5  # between two looks at the meter
+METER_INTERVAL = 5  # seconds between two readings of the meter
 
 
 def launch(work: Callable[..., Any], processes: int, *args: Any) -> Any:
-    """Call work(*args, spent_g) in each process, in a group of torch.distributed. RETURNS: what the first returned.
+    """Call work(*args, spent_g) in each process of a torch.distributed group. RETURNS: the result of rank 0.
 
-    spent_g: a function that tells the grams of CO2 so far, of all processes: this one meters its children.
-    Raises torch's ChildFailedError where a process fails; the others are stopped.
+    spent_g: a function that returns the grams of CO2 of all processes so far; this process meters its children.
+    Raises torch's ChildFailedError if a process fails; the others are stopped.
     """
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     spent = multiprocessing.get_context("spawn").Value("d", 0.0)
     done = threading.Event()
 
-    def tell() -> None:
-        while not done.wait(SECONDS):
+    def read_meter() -> None:
+        while not done.wait(METER_INTERVAL):
             spent.value = energy.spent_g()
 
     config = LaunchConfig(
@@ -39,23 +39,23 @@ def launch(work: Callable[..., Any], processes: int, *args: Any) -> Any:
         max_restarts=0,
         start_method="spawn",
     )
-    teller = threading.Thread(target=tell)
-    teller.start()
+    meter = threading.Thread(target=read_meter)
+    meter.start()
     try:
-        return elastic_launch(config, _joined)(work, *args, spent)[0]
+        return elastic_launch(config, _in_group)(work, *args, spent)[0]
     finally:
         done.set()
-        teller.join()
+        meter.join()
 
 
-def _joined(work: Callable[..., Any], *args: Any) -> Any:
-    """In each process: join the group, work, leave it."""
+def _in_group(work: Callable[..., Any], *args: Any) -> Any:
+    """In each process: join the group, work, leave the group."""
     import torch
     import torch.distributed as dist
 
     *args_, spent = args
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    # The others wait while the first scores dev, however long that takes.
+    # The other ranks wait while rank 0 scores dev, which may take long.
     dist.init_process_group(backend, timeout=timedelta(days=7))
     try:
         return work(*args_, lambda: spent.value)
@@ -64,16 +64,16 @@ def _joined(work: Callable[..., Any], *args: Any) -> Any:
 
 
 def rank() -> int:
-    """Of this process in its group; 0 where it is alone."""
+    """Rank of this process in its group; 0 without a group."""
     return int(os.environ.get("RANK", 0))
 
 
 def from_first(value: bool) -> bool:
-    """What the first process of the group says."""
+    """The value that rank 0 passes."""
     import torch.distributed as dist
 
     if not dist.is_initialized():
         return value
-    told = [value]
-    dist.broadcast_object_list(told, src=0)
-    return told[0]
+    values = [value]
+    dist.broadcast_object_list(values, src=0)
+    return values[0]

@@ -1,6 +1,6 @@
 """Scores of a classifier, with their uncertainty. Arrays: gold and scores of shape (n_docs, n_labels).
 
-gold holds 1, 0, or NaN where the annotator said nothing of a label. `exclusive` classes have one label per document.
+gold holds 1, 0, or NaN for a label that was not annotated. `exclusive`: each document has exactly one label.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import numpy as np
 
 
 def decide(scores: np.ndarray, exclusive: bool) -> np.ndarray:
-    """Boolean (n_docs, n_labels): the best label, or all with a probability of one half or more."""
+    """Boolean (n_docs, n_labels): the best label, or all labels with a probability of at least 0.5."""
     if not exclusive:
         return scores >= 0.5
     return np.arange(scores.shape[1]) == scores.argmax(axis=1)[:, None]
 
 
 def correct(gold: np.ndarray, scores: np.ndarray, exclusive: bool) -> np.ndarray:
-    """Boolean (n_docs,): every label that the annotator spoke of is right."""
+    """Boolean (n_docs,): whether every annotated label is predicted correctly."""
     return ((decide(scores, exclusive) == (gold == 1)) | np.isnan(gold)).all(axis=1)
 
 
@@ -35,7 +35,7 @@ def log_loss(gold: np.ndarray, scores: np.ndarray, exclusive: bool) -> np.ndarra
 
 
 def f1_per_label(gold: np.ndarray, decided: np.ndarray) -> np.ndarray:
-    """(..., n_labels) from (..., n_docs, n_labels); zero for a label that neither side has."""
+    """(..., n_labels) from (..., n_docs, n_labels); zero for a label that occurs in neither."""
     true = ((gold == 1) & decided).sum(axis=-2)
     wrong = ((gold == 0) & decided).sum(axis=-2) + ((gold == 1) & ~decided).sum(axis=-2)
     return 2 * true / np.maximum(2 * true + wrong, 1)
@@ -94,7 +94,7 @@ def summarize(
     resamples: int,
     seed: int,
 ) -> dict[str, Any]:
-    """All figures of one split, rounded to six digits."""
+    """All metrics of one split, rounded to six digits."""
     decided = decide(scores, exclusive)
     hits = int(correct(gold, scores, exclusive).sum())
     f1 = f1_per_label(gold, decided)
@@ -119,7 +119,7 @@ RULE = "highest accuracy on dev, then lowest log loss"
 
 
 def rank(dev: dict[str, Any]) -> tuple[float, float]:
-    """Of a model by its scores on dev, the lowest for the best: see RULE."""
+    """Sort key of a model by its dev scores, the best first: see RULE."""
     return -dev["accuracy"], dev["log_loss"]
 
 

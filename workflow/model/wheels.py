@@ -1,4 +1,4 @@
-"""Build wheels whose bytes repeat, and try them where this checkout cannot be seen."""
+"""Build wheels reproducibly, and try them in an environment that cannot see this checkout."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from spacy.language import Language
 
 from ..engine.errors import Problem
 
-EPOCH = "946684800"  # 2000-01-01: the time stamp of every file in a wheel
+EPOCH = "946684800"  # 2000-01-01: the time of every file in a wheel
 
 
 def build_library(tmp: Path, out: Path) -> None:
-    """The wheel of rootstock, from a copy: a build leaves files beside its sources."""
+    """The wheel of rootstock, built from a copy because a build writes files beside its sources."""
     source = tmp / "library"
     shutil.copytree("src/rootstock", source / "src/rootstock", ignore=shutil.ignore_patterns("__pycache__"))
     for file in ("pyproject.toml", "LICENSE"):
@@ -46,15 +46,15 @@ def _build(source: Path, out: Path) -> None:
 
 
 def ask_installed(wheels: Path, name: str, question: dict[str, Any], tmp: Path) -> list[Any]:
-    """Install the wheels in a new environment, load the pipeline there, and have it answer.
+    """Install the wheels in a new environment, and run the installed pipeline there on some texts.
 
-    question: for `check_package.py`: texts, the Doc's attribute to return for each, batch_size, threads.
-    Raises Problem where anything but the installed wheels was seen.
+    question: for `check_package.py`: texts, the Doc attribute to return for each, batch_size, threads.
+    Raises Problem if the pipeline or the library was loaded from outside that environment.
     """
     environment = tmp / "environment"
     venv.create(environment, with_pip=False)
     python = environment / "bin" / "python"
-    # The dependencies are borrowed; a .pth of the other environment, such as that of this checkout, is not followed.
+    # Dependencies come from this environment; its own .pth files, such as that of this checkout, are not followed.
     [site_packages] = environment.glob("lib/python*/site-packages")
     (site_packages / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
     pip = [sys.executable, "-m", "pip", f"--python={python}", "install", "--quiet", "--no-deps", "--no-index"]
@@ -66,7 +66,7 @@ def ask_installed(wheels: Path, name: str, question: dict[str, Any], tmp: Path) 
     answer = json.loads((tmp / "answer.json").read_text())
     outside = [path for path in answer["seen"] if not Path(path).is_relative_to(environment.resolve())]
     if outside:
-        raise Problem(f"the check of {name} saw {outside[0]}, outside of its own environment")
+        raise Problem(f"the check of {name} loaded {outside[0]}, which is outside its own environment")
     return answer["values"]
 
 

@@ -1,4 +1,4 @@
-"""Time and energy by the receipts: what stands here, what this clone has spent, and what reuse has avoided."""
+"""Time and energy, from receipts: of the results that are here, spent in this clone, and avoided by reuse."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 from ..engine import dag
 from ..engine.stage import RECEIPTS, SPENT
 
-AVOIDED = SPENT.with_name("avoided")  # receipts of others, by run id: each counts once in a clone
+AVOIDED = SPENT.with_name("avoided")  # receipts that others made, by run id: each counts once in a clone
 
 Receipts = dict[str, dict[str, Any]]  # by stage, in the order of the DAG
 
 
 def receipts() -> Receipts:
-    """Of the results that are here."""
+    """Receipts of the results that are here."""
     paths = {stage: RECEIPTS / f"{stage}.json" for stage in dag.load()}
     return {stage: json.loads(path.read_text("utf-8")) for stage, path in paths.items() if path.is_file()}
 
@@ -27,7 +27,7 @@ def of(receipts: Receipts, stages: Iterable[str]) -> Receipts:
 
 
 def note_avoided(receipts: Receipts) -> None:
-    """Keep the receipts that somebody else has made, whether DVC pulled them or its run cache restored them."""
+    """Keep receipts that somebody else made, whether DVC pulled them or restored them from its run cache."""
     AVOIDED.mkdir(parents=True, exist_ok=True)
     for stage, receipt in receipts.items():
         name = f"{receipt['run_id']}.json"
@@ -42,7 +42,7 @@ def noted(folder: Path) -> list[dict[str, Any]]:
 
 
 def total(receipts: Iterable[dict[str, Any]]) -> dict[str, float]:
-    """Sums, under the receipts' own names; `co2_g` by each one's grid."""
+    """Sums of the receipts' figures; `co2_g` uses the grid of each receipt."""
     rows = list(receipts)
     sums = {key: sum(row[key] for row in rows) for key in ("seconds", "kwh", "kwh_low", "kwh_high")}
     for end in ("", "_low", "_high"):
@@ -65,8 +65,8 @@ def markdown(receipts: Receipts) -> str:
             *rows,
             _row("all", sums),
             "",
-            f"{sums['co2_g']:.3g} g of CO2 ({sums['co2_g_low']:.2g} to {sums['co2_g_high']:.2g}) by the grids and the "
-            f"PUE that params.yaml named. Energy: {methods(receipts.values())}. Pretraining is not in these figures.",
+            f"{sums['co2_g']:.3g} g of CO2 ({sums['co2_g_low']:.2g} to {sums['co2_g_high']:.2g}) for the grid and "
+            f"PUE in params.yaml. Energy: {methods(receipts.values())}. Pretraining is not in these figures.",
         ]
     )
 

@@ -1,6 +1,6 @@
-"""Sum up what is here, what it cost and what reuse avoided; bring MLflow and the model cards up to date with it.
+"""Sum up results, cost and savings; bring MLflow and the model cards up to date.
 
-Outside the DAG; running it again changes nothing.
+Not part of the DAG. Running it again changes nothing.
 """
 
 from __future__ import annotations
@@ -14,9 +14,12 @@ from pathlib import Path
 
 from ..engine import dag, params
 from ..engine.errors import Problem
-from ..engine.stage import SPENT, digest
-from . import costs, summary, tracking
+from ..engine.stage import SPENT
+from ..files import digest
+from ..model.points import at_point
+from . import costs, summary
 from .costs import Receipts
+from .tracking import results, view
 
 MODEL, EVALUATION = Path("data/model"), Path("data/evaluation")
 
@@ -35,28 +38,28 @@ def main() -> None:
         led_to_it = costs.of(receipts, dag.chain(stages[f"evaluate@{point}"], stages))
         run_id, new = record(point, led_to_it)
         print(f"MLflow: {point}: {'recorded run' if new else 'nothing new, this result is run'} {run_id}")
-    print(f"        side by side, after `make ui`: {tracking.page(params.load().tracking.experiment)}")
+    print(f"        side by side, after `make ui`: {view.page(params.load().tracking.experiment)}")
 
 
 def check(stages: dict[str, dag.Stage], receipts: Receipts) -> None:
-    """Raises Problem where the results here are not those of one run of the DAG, whole."""
+    """Raises Problem if results are missing or do not belong together."""
     missing = [stage for stage in stages if stage not in receipts]
     if missing:
-        raise Problem(f"no receipt of {', '.join(missing)}: run `dvc repro` to its end first")
+        raise Problem(f"no receipt of {', '.join(missing)}: run `dvc repro` to the end first")
     made = {out: given for receipt in receipts.values() for out, given in receipt["outs"].items()}
     for name, receipt in receipts.items():
         for dep, taken in receipt["deps"].items():
             if made.get(dep, taken) != taken:
-                raise Problem(f"{name} was computed from another {dep} than the one here: run `dvc repro` first")
+                raise Problem(f"{name} was computed from a different {dep}: run `dvc repro` first")
 
 
 def record(point: str, receipts: Receipts) -> tuple[str, bool]:
-    """One point of the sweep, with the receipts of all that led to it. RETURNS: its run, and whether it is new."""
+    """Record a point of the sweep, with the receipts of its stages. RETURNS: its run id, and whether it is new."""
     sentencize, finetune, evaluate = (
         receipts[s] for s in ("sentencize@train", f"finetune@{point}", f"evaluate@{point}")
     )
-    # Each section as it was when the stage that depends on it ran.
-    settings = params.Params.model_validate(finetune["params"]).at(point).model_dump()
+    # Each section as it was when the stage that reads it ran.
+    settings = at_point(params.Params.model_validate(finetune["params"]), point).model_dump()
     settings |= {"data": sentencize["params"]["data"], "evaluate": evaluate["params"]["evaluate"]}
     outs = {out: value for r in (finetune, evaluate) for out, value in r["outs"].items()}
     weights = json.loads(Path("data/weights/weights.json").read_text("utf-8"))
@@ -68,11 +71,11 @@ def record(point: str, receipts: Receipts) -> tuple[str, bool]:
         "mlflow.source.git.commit": finetune["git_commit"],
     }
     mine = {path.stem for path in SPENT.glob("*.json")}
-    return tracking.record(settings, digests, receipts, mine, MODEL / point, EVALUATION / point)
+    return results.record(settings, digests, receipts, mine, MODEL / point, EVALUATION / point)
 
 
 def write_cards(folder: Path, receipts: Receipts) -> None:
-    """Beside each wheel of a pipeline its card, and what it cost: measured figures are in no wheel."""
+    """Write each pipeline's model card with its cost beside the wheel: measured figures are in no wheel."""
     [wheel] = [path for path in folder.glob("*.whl") if not path.name.startswith("spacy_rootstock-")]
     with zipfile.ZipFile(wheel) as archive:
         [metadata] = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]

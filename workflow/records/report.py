@@ -1,6 +1,6 @@
-"""One HTML page about what is here: what it cost, how good it is, where it errs. `make report` writes data/report.html.
+"""One HTML page about the results: cost, scores, errors. `make report` writes data/report.html.
 
-Everything is in the page: nothing is fetched when it is looked at.
+The page is self-contained and needs no network.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from ..engine import dag, params
 from ..engine.errors import Problem
 from ..engine.stage import SPENT
 from ..model import scores
-from . import costs, ledger, tracking
+from . import costs, ledger
+from .tracking import results
 
 PAGE, TEMPLATE = Path("data/report.html"), Path(__file__).with_suffix(".html")
 COLUMN, ROW, BOX = (190, 62, (158, 46))  # pixels of the drawing of the DAG
@@ -33,7 +34,7 @@ def main() -> None:
     sentencize, compare = receipts["sentencize@train"], receipts["compare"]
     settings = params.Params.model_validate({**compare["params"], "data": sentencize["params"]["data"]})
     spent, avoided = costs.noted(SPENT), costs.noted(costs.AVOIDED)
-    history = tracking.history(settings.tracking.experiment)
+    history = results.history(settings.tracking.experiment)
     data = sentencize["deps"][settings.data.folder]
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page = environment.from_string(TEMPLATE.read_text("utf-8")).render(
@@ -72,13 +73,13 @@ def _image(path: Path) -> str:
 
 
 def draw_dag(stages: dict[str, dag.Stage], receipts: costs.Receipts, mine: set[str]) -> dict[str, Any]:
-    """Boxes from left to right, and the lines that no longer way stands for."""
+    """Boxes from left to right, and lines between them; a line is left out if a longer path implies it."""
     chains = {name: dag.chain(stage, stages) for name, stage in stages.items()}
     needs = {name: dag.needs(stage, stages) for name, stage in stages.items()}
     depth: dict[str, int] = {}
     boxes: dict[str, dict[str, Any]] = {}
     rows: list[int] = []
-    for name in sorted(stages, key=lambda name: len(chains[name])):  # what a stage needs has a shorter chain
+    for name in sorted(stages, key=lambda name: len(chains[name])):  # stages that it needs have shorter chains
         depth[name] = max((depth[other] + 1 for other in needs[name]), default=0)
         rows += [0] * (depth[name] + 1 - len(rows))
         x, y = depth[name] * COLUMN, rows[depth[name]] * ROW
@@ -101,7 +102,7 @@ def draw_dag(stages: dict[str, dag.Stage], receipts: costs.Receipts, mine: set[s
 
 
 def plot_history(runs: list[dict[str, Any]]) -> str:
-    """SVG: accuracy on test against energy, both with their ranges, of all results from the data that is here."""
+    """SVG: test accuracy against energy, with intervals, for the results on this data."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -118,7 +119,7 @@ def plot_history(runs: list[dict[str, Any]]) -> str:
             axes.errorbar(wh, accuracy, **ranges, fmt="o", color="#1f6f5c", ecolor="#b9cfc8", capsize=2)
             name = run["name"].removeprefix("🔥").replace("❄️", "frozen").strip()  # the font has no emoji
             axes.annotate(name, (wh, accuracy), xytext=(4, 4), textcoords="offset points", fontsize=8)
-        axes.set(xlabel="Wh, of all stages that led to the result", ylabel="accuracy on test")
+        axes.set(xlabel="Wh, all stages that led to the result", ylabel="accuracy on test")
         axes.set_xlim(left=0)
         svg = io.StringIO()
         figure.savefig(svg, format="svg", metadata={"Date": None})
@@ -127,7 +128,7 @@ def plot_history(runs: list[dict[str, Any]]) -> str:
 
 
 def draw_alignments(settings: params.Params, predictions: Path, sentences: int = 3) -> list[dict[str, Any]]:
-    """Tokens above, pieces below, a line for each pair: of the short sentences of test that are cut the most."""
+    """Tokens above, pieces below, a line for each aligned pair: short test sentences with the most pieces per token."""
     import spacy
 
     from rootstock.pieces.pieces import Pieces
@@ -152,7 +153,7 @@ def _alignment(doc: Any) -> dict[str, Any]:
 
     (tokens, token_width), (pieces, piece_width) = row([t.text for t in doc]), row(list(doc._.trf_word_pieces_))
     pairs = [(tokens[i], pieces[j]) for i, aligned in enumerate(doc._.trf_alignment) for j in aligned]
-    for box in tokens:  # in the middle over the pieces
+    for box in tokens:  # centred above the pieces
         box["x"], box["middle"] = (box[key] + max(0, piece_width - token_width) / 2 for key in ("x", "middle"))
     for piece in pieces:
         piece["boundary"] = not any(piece is other for _, other in pairs)

@@ -1,4 +1,4 @@
-"""What a run gave and what it cost, for the terminal."""
+"""Results and cost of a run, for the terminal."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from . import costs
 
 
 def text(receipts: costs.Receipts) -> str:
-    """Time and energy per stage, scores, where the wheels are, what to type next."""
+    """Time and energy per stage, scores, where the wheels are, and what to do next."""
     comparison = Path("data/comparison")
     metrics = json.loads((comparison / "metrics.json").read_text("utf-8"))
     best = json.loads((comparison / "best.json").read_text("utf-8"))["point"]
     lines = ["", f"{'stage':18} {'seconds':>8} {'Wh':>8}   {'from':>6} to {'':<6} how"]
     for stage, row in receipts.items():
-        reused = "" if (SPENT / f"{row['run_id']}.json").is_file() else ", by somebody else"
+        reused = "" if (SPENT / f"{row['run_id']}.json").is_file() else ", reused"
         lines.append(f"{_line(stage, row)} {row['method']}{reused}")
     lines.append(_line("all", costs.total(receipts.values())).rstrip())
     spent, avoided = costs.noted(SPENT), costs.noted(costs.AVOIDED)
     failed = sum("failed" in receipt for receipt in spent)
     lines.append("")
-    lines.append(f"{_line('spent here', costs.total(spent))} in {len(spent)} runs of stages, {failed} of which failed")
+    lines.append(f"{_line('spent here', costs.total(spent))} in {len(spent)} stage runs, {failed} of which failed")
     if avoided:
-        lines.append(f"{_line('avoided, at most', costs.total(avoided))} by {len(avoided)} results of others")
+        lines.append(f"{_line('avoided, at most', costs.total(avoided))} by reusing {len(avoided)} results")
     lines.append("")
     for point, splits in metrics.items():
         finetune = receipts[f"finetune@{point}"]
@@ -43,12 +43,12 @@ def text(receipts: costs.Receipts) -> str:
     name = pipelines[0].name.split("-")[0]
     lines += [
         "",
-        "wheels  " + "\n        ".join(map(str, pipelines)) + "  (no head: vectors alone)",
+        "wheels  " + "\n        ".join(map(str, pipelines)) + "  (no head: vectors only)",
         "try     pip install data/package/*.whl",
         f'        python -c \'import spacy; print(spacy.load("{name}")("Not bad at all.").cats)\'',
         "next    make ui              compare runs in MLflow",
         "        make report          one page: scores, errors, energy",
-        "        edit params.yaml     then make repro: only what depends on the change is computed again",
+        "        edit params.yaml     then `make repro` runs only the stages that depend on the change",
     ]
     return "\n".join(lines)
 

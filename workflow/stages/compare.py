@@ -1,4 +1,4 @@
-"""Compare the points of the sweep: a table, a plot, and the best on dev, which is the one to package."""
+"""Compare the points of the sweep in a table and a plot, and choose the best on dev for packaging."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..engine.params import Params
-from ..engine.stage import main, write_json
+from ..engine.stage import main
+from ..files import write_json
 from ..model import scores
 
 CURVES = ("train_curve.json", "dev_curve.json")

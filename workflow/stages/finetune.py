@@ -1,4 +1,4 @@
-"""Train the head, and the transformer with it or under it; keep the pipeline that is best on dev."""
+"""Train the head, and the transformer unless it is frozen; keep the pipeline that is best on dev."""
 
 from __future__ import annotations
 
@@ -24,14 +24,17 @@ from ..corpus import features, shards
 from ..corpus.predictions import arrays, predict
 from ..engine import energy
 from ..engine.params import Finetune, Params
-from ..engine.stage import main, set_torch, write_json
+from ..engine.stage import main
+from ..files import write_json
 from ..model import processes, scores
+from ..model.determinism import make_deterministic
 from ..model.pipeline import build
-from ..records import tracking
+from ..model.points import at_point
+from ..records.tracking import live
 
 
 def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> dict[str, Any]:
-    params = params.at(outputs["model"].name)
+    params = at_point(params, outputs["model"].name)
     if params.finetune.processes == 1:
         return train(params, inputs, outputs, energy.spent_g)
     return processes.launch(train, params.finetune.processes, params, inputs, outputs)
@@ -40,15 +43,15 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> di
 def train(
     params: Params, inputs: dict[str, Path], outputs: dict[str, Path], spent_g: Callable[[], float]
 ) -> dict[str, Any]:
-    """In each process; the first scores dev, saves the pipeline and logs."""
+    """Runs in each process. Rank 0 scores dev, saves the pipeline and logs."""
     out = outputs["model"]
     first = processes.rank() == 0
-    set_torch(params, processes.rank(), params.finetune.processes)
+    make_deterministic(params, processes.rank(), params.finetune.processes)
     report = srsly.read_json(inputs["wordpieces/train"] / "report.json")
     labels, n_train = report["labels"], report["documents"]
     nlp = build(params, inputs["weights"], labels)
     if not first:
-        spacy.util.fix_random_seed(params.seed + processes.rank())  # dropout of its own
+        spacy.util.fix_random_seed(params.seed + processes.rank())  # each process draws its own dropout
 
     train_docs, dev_docs = (features.folder(inputs, split, nlp) for split in ("train", "dev"))
     settings, budget = params.finetune, params.carbon.budget_g
@@ -61,7 +64,7 @@ def train(
     dev_curve: list[dict[str, float]] = []
 
     with (
-        tracking.live(params.model_dump(), first) as run_,
+        live.run(params.model_dump(), first) as mlflow_run,
         tqdm(total=steps, desc="finetune", unit=" steps", disable=not first or None) as bar,
     ):
         step, since, loss, overrun = 0, 0, 0.0, False
@@ -76,14 +79,14 @@ def train(
                 if step % log_every == 0 or step == steps:
                     point = {"step": step, "loss": loss / since, "learning_rate": float(optimizer.learn_rate)}
                     train_curve.append(point)
-                    run_.log(point)
+                    mlflow_run.log(point)
                     since, loss = 0, 0.0
                     overrun = budget is not None and processes.from_first(spent_g() > budget)
                     if overrun:
                         break
             if first:
                 point = {"step": step, "epoch": epoch, **dev_scores(nlp, dev_docs, labels, params.data.exclusive)}
-                run_.log(point)
+                mlflow_run.log(point)
                 bar.set_postfix_str(f"dev accuracy {point['dev_accuracy']:.3f}")
                 if all(_quality(point) > _quality(earlier) for earlier in dev_curve):
                     nlp.to_disk(out / "pipeline")
@@ -99,11 +102,11 @@ def train(
     print(f"best after step {best['step']}: dev accuracy {best['dev_accuracy']:.4f}")
     if overrun:
         print(f"stopped after {step} of {steps} steps: carbon.budget_g, {budget:g} g of CO2, is spent")
-    return {"mlflow_run": run_.run_id, "steps": step, "steps_planned": steps}
+    return {"mlflow_run": mlflow_run.run_id, "steps": step, "steps_planned": steps}
 
 
 def make_optimizer(settings: Finetune, steps: int) -> Optimizer:
-    """Adam with weight decay, its rate rising to the highest and falling to zero: never zero at a step that is taken.
+    """Adam with weight decay. The learning rate rises to its maximum, then falls; it is above zero at every step.
 
     Call `step_schedules` before each step.
     """
@@ -117,7 +120,7 @@ def make_optimizer(settings: Finetune, steps: int) -> Optimizer:
 
 
 def batches(folder: Path, nlp: Language, settings: Finetune, rng: random.Random) -> Iterator[list[Doc]]:
-    """One epoch: shards in random order, and the documents of a buffer of them shuffled together."""
+    """The batches of one epoch: shards in random order, documents shuffled within a buffer."""
     paths = shards.files(folder)
     rng.shuffle(paths)
 
@@ -125,7 +128,7 @@ def batches(folder: Path, nlp: Language, settings: Finetune, rng: random.Random)
         stream = shards.read(paths, nlp.vocab)
         while buffer := list(islice(stream, settings.shuffle_buffer)):
             rng.shuffle(buffer)
-            while buffer:  # what has been given is not held while the next are read
+            while buffer:  # a document that was yielded is not kept while the next ones are read
                 yield buffer.pop()
 
     yield from minibatch(shuffled(), settings.batch_size)

@@ -1,4 +1,4 @@
-"""Read the labelled rows of a split, check them, tokenize them and set sentence boundaries."""
+"""Read and check the labelled rows of a split, tokenize them and set sentence boundaries."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from ..corpus import rows, shards
 from ..corpus.rows import Row, Tally
 from ..engine.errors import Problem
 from ..engine.params import Params
-from ..engine.stage import main, write_json
+from ..engine.stage import main
+from ..files import write_json
 
 
 def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> None:
@@ -36,7 +37,7 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
         hint = "; raise data.dev_fraction, or add a dev file" if held_out else ""
         raise Problem(f"{path}: no usable row for the split {split}{hint}")
     if held_out:
-        tally = Tally()  # its file is train's, and reported there
+        tally = Tally()  # the rows come from the train file, whose report counts them
     report = {
         "labels": labels,
         "file": str(path),
@@ -56,35 +57,37 @@ def _tokenizer(language: str) -> spacy.Language:
         nlp = shards.blank(language)
     except ImportError as error:
         raise Problem(f"params.yaml: language is {language!r}: {' '.join(str(error).split())}") from None
-    nlp.max_length = sys.maxsize  # the limit is for parsers; rules need little memory
+    nlp.max_length = sys.maxsize  # the limit is meant for parsers; rules need little memory
     nlp.add_pipe("sentencizer")
     return nlp
 
 
 def _find(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
-        raise Problem(f"data.folder {folder}: there is no such folder")
+        raise Problem(f"data.folder {folder}: folder not found")
     found = {split: path for split in shards.SPLITS if (path := rows.find(folder, split))}
     for split in ("train", "test"):
         if split not in found:
             names = ", ".join(split + suffix for suffix in rows.READERS)
-            raise Problem(f"data.folder {folder} has no {split} file: one of {names} is wanted")
+            raise Problem(f"data.folder {folder} has no {split} file: expected one of {names}")
     return found
 
 
 def _labels(path: Path, params: Params) -> list[str]:
-    """Every label of the train file, sorted. What is wrong with its rows is reported here first."""
+    """All labels of the train file, sorted. Bad rows of the file are reported here first."""
     stream = rows.read(path, exclusive=params.data.exclusive, on_bad_row=params.data.on_bad_row, tally=Tally())
     labels = sorted({label for row in stream for label in row.labels})
     if not labels:
         raise Problem(f"{path}: no usable row")
     if params.data.exclusive and len(labels) < 2:
-        raise Problem(f"{path}: all rows have the label {labels[0]!r}; exclusive classes want two labels or more")
+        raise Problem(
+            f"{path}: all rows have the label {labels[0]!r}; data.exclusive: true requires two labels or more"
+        )
     return labels
 
 
 def _split_rows(split: str, paths: dict[str, Path], params: Params, known: set[str], tally: Tally) -> Iterator[Row]:
-    """The rows of a split; without a dev file a share of train, drawn by lot, is dev."""
+    """The rows of a split. Without a dev file, a random share of the train file is dev."""
     held_out = "dev" not in paths and split != "test"
     stream = rows.read(
         paths["train" if held_out else split],

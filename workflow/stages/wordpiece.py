@@ -1,4 +1,4 @@
-"""Cut each sentence of a split into the model's own pieces and align them with the spaCy tokens."""
+"""Cut each sentence of a split into the model's wordpieces, and align them with the spaCy tokens."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from rootstock.pieces.pieces import Pieces
 
 from ..corpus import shards
 from ..engine.params import Params
-from ..engine.stage import main, write_json
+from ..engine.stage import main
+from ..files import write_json
 
 
 def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> None:
@@ -26,7 +27,7 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
     settings = params.wordpiece.model_dump(include={"spans", "long_sentences"})
     wordpiecer = nlp.add_pipe("trf_wordpiecer", config={"weights": str(inputs["weights"]), **settings})
     unknown = wordpiecer.tokenizer.unk_token_id
-    gc.freeze()  # what is loaded stays: to go through it for garbage costs a tenth of the time where texts are short
+    gc.freeze()  # do not scan loaded modules for garbage: that takes a tenth of the time if texts are short
     sentencized = srsly.read_json(inputs["sentences"] / "report.json")
     counts: Counter[str] = Counter()
     docs = shards.read(shards.files(inputs["sentences"]), nlp.vocab)
@@ -37,7 +38,7 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
         "labels": sentencized["labels"],
         **counts,
         "pieces_per_token": round(counts["pieces"] / max(1, counts["tokens"]), 4),
-        # where windows are padded: on a GPU, and for families that cannot do without
+        # applies where windows are padded: on a GPU, and for model families that need padding
         "padding_efficiency": round(counts["window_pieces"] / max(1, counts["computed_pieces"]), 4),
     }
     write_json(outputs["wordpieces"] / "report.json", report)

@@ -65,18 +65,18 @@ def test_no_label_at_all_is_an_answer_too(tmp_path):
 
 BAD = {
     "not JSON": ("a.jsonl", '{"text": "x", "label"', "not JSON (Expecting"),
-    "a monstrous number": ("a.jsonl", '{"text": ' + "9" * 5000 + "}", "not JSON that can be read"),
-    "a monstrous depth": ("a.jsonl", "[" * 100_000, "not JSON that can be read"),
-    "no object": ("a.jsonl", "[1]", "a JSON object is wanted, this is list"),
+    "a monstrous number": ("a.jsonl", '{"text": ' + "9" * 5000 + "}", "JSON that Python cannot read"),
+    "a monstrous depth": ("a.jsonl", "[" * 100_000, "JSON that Python cannot read"),
+    "no object": ("a.jsonl", "[1]", "expected a JSON object, found list"),
     "no text": ("a.jsonl", '{"label": "A"}', "it has no text"),
     "text without words": ("a.jsonl", '{"text": " \\n ", "label": "A"}', "its text has no words"),
-    "text is a number": ("a.jsonl", '{"text": 3, "label": "A"}', "its text is no string but 3"),
+    "text is a number": ("a.jsonl", '{"text": 3, "label": "A"}', "its text is not a string: 3"),
     "no label": ("a.jsonl", '{"text": "x"}', "it has no label"),
-    "label is a number": ("a.jsonl", '{"text": "x", "label": 1}', "a label is a word, not 1"),
-    "two labels": ("a.jsonl", '{"text": "x", "labels": ["A", "B"]}', "exclusive classes want one label, it has 2"),
-    "labels are no list": ("a.jsonl", '{"text": "x", "labels": "A"}', "a list of labels is wanted, not 'A'"),
+    "label is a number": ("a.jsonl", '{"text": "x", "label": 1}', "its label is not a string with words: 1"),
+    "two labels": ("a.jsonl", '{"text": "x", "labels": ["A", "B"]}', "expected one label (data.exclusive: true), found 2"),
+    "labels are no list": ("a.jsonl", '{"text": "x", "labels": "A"}', "expected a list of labels, found 'A'"),
     "odd answer": ("a.jsonl", '{"text": "x", "label": "A", "answer": "yes"}', "not 'yes'"),
-    "unknown label": ("a.jsonl", '{"text": "x", "label": "Z"}', "label 'Z' does not occur in train (which has A, B)"),
+    "unknown label": ("a.jsonl", '{"text": "x", "label": "Z"}', "label 'Z' does not occur in train (train has A, B)"),
     "not UTF-8": ("a.jsonl", b'{"text": "caf\xe9", "label": "A"}', "not UTF-8"),
     "half a surrogate pair": ("a.jsonl", '{"text": "\\ud83d", "label": "A"}', "not UTF-8"),
     "too many cells": ("a.csv", "x,A,B", "more cells than columns"),
@@ -147,5 +147,5 @@ def test_two_files_for_one_split(tmp_path):
     write(tmp_path, "train.csv", "")
     assert find(tmp_path, "train") == tmp_path / "train.csv"
     write(tmp_path, "train.jsonl", "")
-    with pytest.raises(Problem, match=r"train.jsonl and train.csv are both there: keep one"):
+    with pytest.raises(Problem, match=r"train.jsonl and train.csv both exist: keep one"):
         find(tmp_path, "train")

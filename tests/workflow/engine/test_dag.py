@@ -30,6 +30,7 @@ stages:
       params:
         - flags
         - sweep.${key}
+        - other.yaml: [versions.torch, list]
       outs:
         - out/${key}
       meta: {resources: {cpus: "${threads}", name: "x-${threads}"}}
@@ -58,8 +59,7 @@ def by_dvc(folder) -> dict[str, dag.Stage]:
     found = {}
     for stage in Repo(str(folder)).index.stages:
         deps = [d for d in stage.deps if not hasattr(d, "params")]
-        params = {key: d.hash_info.value.get(key) if d.hash_info else d.read_params()[key]
-                  for d in stage.deps if hasattr(d, "params") for key in d.params}  # fmt: skip
+        params = {d.def_path: d.read_params() for d in stage.deps if hasattr(d, "params")}
         found[stage.name] = dag.Stage(
             stage.name,
             stage.cmd,
@@ -77,6 +77,7 @@ def folder(request, tmp_path):
         subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
         (tmp_path / "dvc.yaml").write_text(HARD)
         (tmp_path / "params.yaml").write_text(VALUES)
+        (tmp_path / "other.yaml").write_text('versions: {torch: "2.10"}\nlist: [1, {a: 2}]\nunused: 3\n')
         subprocess.run(["dvc", "init", "--quiet"], cwd=tmp_path, check=True)
         return tmp_path
     points = {"base": {}} if request.param == "this project" else {"a": {"epochs": 1}, "b": {"seed": 3}, "c_1": {}}

@@ -5,6 +5,7 @@ from tests.conftest import ROOT
 from tests.workflow.project import Project
 from workflow.engine.errors import Problem
 from workflow.engine.params import check, load
+from workflow.model.points import at_point
 
 
 def write(tmp_path, **changes):
@@ -47,19 +48,19 @@ def test_every_key_has_a_comment():
 
 
 CASES = [
-    ({"finetune.lerning_rate": 1e-4}, r"unknown key finetune.lerning_rate \(there are: trainable, epochs"),
-    ({"sed": 1}, r"unknown key sed \(there are: seed"),
+    ({"finetune.lerning_rate": 1e-4}, r"unknown key finetune.lerning_rate \(allowed: trainable, epochs"),
+    ({"sed": 1}, r"unknown key sed \(allowed: seed"),
     ({"finetune.epochs": ...}, "the key finetune.epochs is missing"),
     ({"finetune.epochs": 0}, "finetune.epochs is 0: input should be greater than or equal to 1"),
     ({"finetune.epochs": "three"}, "finetune.epochs is 'three': input should be a valid integer"),
     ({"data.on_bad_row": "warn"}, "data.on_bad_row is 'warn': input should be 'fail' or 'skip'"),
     ({"weights.source": "http://x"}, "weights.source is 'http://x': string should match"),
     ({"weights.sha256": {"model.safetensors": "abc"}}, "weights.sha256.model.safetensors is 'abc'"),
-    ({"finetune.learning_rate": "5e-5"}, r"should be a valid number \(YAML takes 5e-5 for text; write 5.0e-5\)"),
+    ({"finetune.learning_rate": "5e-5"}, r"should be a valid number \(YAML reads 5e-5 as text; write 5.0e-5\)"),
     ({"carbon.budget_g": 0.0}, "carbon.budget_g is 0.0: input should be greater than 0"),
     ({"sweep": {}}, "sweep is {}"),
     ({"sweep": {"Hot!": {}}}, "Hot!"),
-    ({"sweep": {"hot": {"epochz": 3}}}, r"unknown key sweep.hot.epochz .there are: trainable, epochs"),
+    ({"sweep": {"hot": {"epochz": 3}}}, r"unknown key sweep.hot.epochz .allowed: trainable, epochs"),
     ({"sweep": {"hot": {"epochs": 0}}}, "sweep.hot.epochs is 0: input should be greater"),
     ({"sweep": {"hot": {"seed": -1}}}, "sweep.hot.seed is -1"),
     ({"package.version": 1.0}, "package.version is 1.0: input should be a valid string"),
@@ -74,7 +75,7 @@ def test_what_is_wrong_is_named(tmp_path, changes, message):
 
 
 def test_a_missing_and_a_broken_file(tmp_path):
-    with pytest.raises(Problem, match="not found: run this from the root"):
+    with pytest.raises(Problem, match="not found: run this in the root"):
         load(tmp_path / "params.yaml")
     (tmp_path / "params.yaml").write_text("a: [")
     with pytest.raises(Problem, match="is not YAML"):
@@ -83,8 +84,8 @@ def test_a_missing_and_a_broken_file(tmp_path):
 
 def test_a_stage_stops_before_any_work(tmp_path):
     project = Project(tmp_path, **{"evaluate.confidense": 0.9})
-    for command in ("params", "download_weights"):
-        done = project.stage(command, check=False)
+    for module in ("engine.params", "stages.download_weights"):
+        done = project.module(module, check=False)
         assert done.returncode == 1
         assert done.stderr.count("\n") == 1 and "unknown key evaluate.confidense" in done.stderr
     assert not (tmp_path / "data/weights").exists()
@@ -93,7 +94,7 @@ def test_a_stage_stops_before_any_work(tmp_path):
 def test_a_folder_that_is_not_there_is_named_by_its_key(tmp_path, monkeypatch):
     write(tmp_path, **{"data.folder": "data/smaple"})
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit, match=r"data\.folder is 'data/smaple': there is no such folder"):
+    with pytest.raises(SystemExit, match=r"data\.folder is 'data/smaple': folder not found"):
         check()
     (tmp_path / "data/smaple").mkdir(parents=True)
     check()
@@ -108,6 +109,6 @@ def test_a_country_that_has_no_grid(tmp_path):
 
 def test_a_point_of_the_sweep_changes_what_it_names(tmp_path):
     params = load(write(tmp_path, sweep={"base": {}, "hot": {"learning_rate": 0.5, "seed": 7}}))
-    base, hot = params.at("base"), params.at("hot")
+    base, hot = at_point(params, "base"), at_point(params, "hot")
     assert base == params and hot.seed == 7 and hot.finetune.learning_rate == 0.5
     assert hot.finetune.model_copy(update={"learning_rate": base.finetune.learning_rate}) == base.finetune

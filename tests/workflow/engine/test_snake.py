@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.workflow.project import Project, small
-from tests.workflow.test_repro import STAGES, shorten
+from tests.workflow.project import STAGES, Project, shorten, small
 from workflow.engine import dag
 
 PROFILE = ["snakemake", "--profile", "workflow/profiles/default"]
@@ -53,7 +52,7 @@ def test_it_runs_every_stage_and_dvc_agrees(project):
     assert by_dvc(project) == by_snakemake(project) == set()
     again = project.call("dvc", "repro").stdout
     assert "Data and pipelines are up to date." in again and "Running" not in again
-    assert "nothing new" in project.stage("ledger").stdout, "onsuccess has recorded the run"
+    assert "nothing new" in project.module("records.ledger").stdout, "onsuccess has recorded the run"
 
 
 def test_a_fresh_clone_computes_and_downloads_nothing(project, tmp_path):
@@ -62,7 +61,7 @@ def test_a_fresh_clone_computes_and_downloads_nothing(project, tmp_path):
     assert "Running" not in other.call("dvc", "repro").stdout
     receipts = [sorted((p.folder / "data/receipts").glob("*.json")) for p in (project, other)]
     assert [path.read_bytes() for path in receipts[0]] == [path.read_bytes() for path in receipts[1]]
-    assert "recorded run" in other.stage("ledger").stdout
+    assert "recorded run" in other.module("records.ledger").stdout
     for out in [out for stage in STAGES.values() for out in stage.outs if out.startswith("data/sentences")]:
         shutil.rmtree(other.folder / out)
     restored = other.call("dvc", "repro").stdout

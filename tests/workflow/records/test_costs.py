@@ -29,13 +29,13 @@ def spent_and_avoided(project) -> tuple[list[str], list[str]]:
 
 def test_what_one_computes_is_spent_and_never_avoided(finished, tmp_path):
     project = finished.copy(tmp_path / "project")
-    assert "avoided" not in project.stage("ledger").stdout
+    assert "avoided" not in project.module("records.ledger").stdout
     assert spent_and_avoided(project) == (sorted(STAGES), [])
     project.set(**{"finetune.epochs": 2})
     project.call("dvc", "repro", "evaluate@base")
     project.set(**{"finetune.epochs": 1})
     project.call("dvc", "repro")  # restored by the run cache: one's own
-    project.stage("ledger")
+    project.module("records.ledger")
     assert spent_and_avoided(project) == (sorted([*STAGES, "finetune@base", "evaluate@base"]), [])
 
 
@@ -43,19 +43,19 @@ def test_what_others_computed_is_avoided_once(finished, tmp_path):
     """Their results are restored; then one stage is computed here, and theirs comes back: nothing counts twice."""
     project = finished.copy(tmp_path / "project")
     shutil.rmtree(project.folder / "data/ledger")
-    told = project.stage("ledger").stdout
+    told = project.module("records.ledger").stdout
     assert spent_and_avoided(project) == ([], sorted(STAGES))
     receipts = [json.loads(path.read_text()) for path in (project.folder / "data/receipts").glob("*.json")]
     avoided = 1000 * sum(receipt["kwh"] for receipt in receipts)
-    assert re.search(rf"avoided, at most +[\d.]+ +{avoided:.3f} .* by {len(STAGES)} results of others", told)
-    assert re.search(r"spent here +0\.0 +0\.000 .* in 0 runs of stages", told)
+    assert re.search(rf"avoided, at most +[\d.]+ +{avoided:.3f} .* by reusing {len(STAGES)} results", told)
+    assert re.search(r"spent here +0\.0 +0\.000 .* in 0 stage runs", told)
 
     project.set(**{"evaluate.resamples": 51})
     project.call("dvc", "repro", "evaluate@base")
     project.set(**{"evaluate.resamples": 50})
     project.call("dvc", "repro")
-    project.stage("ledger")
-    project.stage("ledger")
+    project.module("records.ledger")
+    project.module("records.ledger")
     assert spent_and_avoided(project) == (["evaluate@base"], sorted(STAGES))
 
 
@@ -69,7 +69,7 @@ def test_a_stage_that_fails_is_spent_too(finished, tmp_path):
 
 def test_the_card_beside_the_wheel_has_the_figures_of_mlflow(finished, tmp_path):
     project = finished.copy(tmp_path / "project")
-    project.stage("ledger")
+    project.module("records.ledger")
     from mlflow import MlflowClient
 
     [run] = [

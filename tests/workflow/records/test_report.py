@@ -21,8 +21,8 @@ def page(finished, tmp_path_factory) -> str:
     )
     worst.unlink()  # it may be a link into the cache
     worst.write_text(json.dumps(rows))
-    project.stage("ledger")
-    assert "report  data/report.html" in project.stage("report").stdout
+    project.module("records.ledger")
+    assert "report  data/report.html" in project.module("records.report").stdout
     return (project.folder / "data/report.html").read_text()
 
 
@@ -53,7 +53,7 @@ def test_every_stage_has_its_time_and_energy(page):
         "spent in this clone",
         "avoided, at most",
         "estimated from load and TDP",
-        "How far these numbers can be off",
+        "How accurate these numbers are",
     ):
         assert part in page
 

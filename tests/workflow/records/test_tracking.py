@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from tests.workflow.mlflow_server import Server
-from workflow.records.tracking import COMPUTED, PARENT
+from workflow.records.tracking.results import COMPUTED, PARENT
 
 
 @pytest.fixture(scope="module")
@@ -37,10 +37,10 @@ def recorded(finished, server, tmp_path_factory):
     """A first result, and then one with another fine-tuning, on the server."""
     project = finished.copy(tmp_path_factory.mktemp("tracking") / "project")
     project.tracking_uri = server.uri
-    project.first = project.stage("ledger").stdout
+    project.first = project.module("records.ledger").stdout
     project.set(**{"finetune.epochs": 2})
     project.call("dvc", "repro")
-    project.stage("ledger")
+    project.module("records.ledger")
     return project
 
 
@@ -114,25 +114,25 @@ def test_the_registered_model_predicts(recorded, server):
 
 def test_the_ledger_again_changes_nothing(recorded, server):
     before = runs(server.uri)
-    assert "nothing new" in recorded.stage("ledger").stdout
+    assert "nothing new" in recorded.module("records.ledger").stdout
     assert [run.info.run_id for run in runs(server.uri)[0]] == [run.info.run_id for run in before[0]]
     assert {p: len(c) for p, c in runs(server.uri)[1].items()} == {p: len(c) for p, c in before[1].items()}
 
 
 def test_a_record_that_broke_off_is_completed(recorded, server):
     """As if the ledger had been stopped between two of its steps."""
-    from workflow.records.tracking import RECEIPT, WHOLE
+    from workflow.records.tracking.results import COMPLETE, RECEIPT
 
     parents, children = runs(server.uri)
     last = parents[1].info.run_id
-    client(server.uri).delete_tag(last, WHOLE)
-    client(server.uri).delete_tag(children[last][0].info.run_id, WHOLE)
+    client(server.uri).delete_tag(last, COMPLETE)
+    client(server.uri).delete_tag(children[last][0].info.run_id, COMPLETE)
     client(server.uri).delete_run(children[last][1].info.run_id)
-    assert last in recorded.stage("ledger").stdout
+    assert last in recorded.module("records.ledger").stdout
     again, whole = runs(server.uri)
     assert [run.info.run_id for run in again] == [run.info.run_id for run in parents]
     receipts = [run.data.tags[RECEIPT] for run in whole[last]]
-    assert len(receipts) == len(set(receipts)) == 10 and all(WHOLE in run.data.tags for run in whole[last])
+    assert len(receipts) == len(set(receipts)) == 10 and all(COMPLETE in run.data.tags for run in whole[last])
     assert len(client(server.uri).search_model_versions("name = 'en_sample_sentiment'")) == 2
 
 
@@ -141,7 +141,7 @@ def test_what_somebody_else_computed_is_no_training_here(finished, tmp_path):
 
     other = finished.copy(tmp_path / "other")
     shutil.rmtree(other.folder / "data/ledger")  # another clone, which has these results by `dvc pull`
-    other.stage("ledger")
+    other.module("records.ledger")
     [parent], children = runs(f"sqlite:///{other.folder}/mlflow.db")
     assert parent.data.tags["training"] == "reused"
     origins = {run.data.tags["origin"] for run in children[parent.info.run_id]}
@@ -152,10 +152,10 @@ def test_what_somebody_else_computed_is_no_training_here(finished, tmp_path):
 JOB = """
 import sys
 from workflow.engine import params
-from workflow.records import tracking
+from workflow.records.tracking import live
 settings = params.load().model_dump()
 settings["seed"], settings["tracking"]["experiment"] = int(sys.argv[1]), "at_once"
-with tracking.live(settings) as run:
+with live.run(settings) as run:
     for step in range(20):
         run.log({"step": step, "loss": 1 / (1 + step)})
 """
@@ -190,8 +190,8 @@ def test_a_server_that_goes_down_gets_the_rest_later(finished, tmp_path):
         code = f"""
 import sys
 from workflow.engine import params
-from workflow.records import tracking
-with tracking.live(params.load().model_dump()) as run:
+from workflow.records.tracking import live
+with live.run(params.load().model_dump()) as run:
     for number, point in enumerate({[point for curve in lines for point in curve]}):
         if number == 2:
             print(run.run_id, flush=True)
@@ -221,10 +221,10 @@ print("trained to the end")
         content = {**json.loads(receipt.read_text()), "mlflow_run": run_id}
         receipt.unlink()  # it may be a link into the cache
         receipt.write_text(json.dumps(content))
-        down = project.call(sys.executable, "-m", "workflow.records.ledger", check=False)
+        down = project.module("records.ledger", check=False)
         assert down.returncode == 1 and f"ledger: error: MLflow at {server.uri}" in down.stderr
         server.start()
-        project.stage("ledger")
+        project.module("records.ledger")
         [parent], children = runs(server.uri)
         assert parent.info.run_id == run_id and len(children[run_id]) == 10
         for curve, metric in zip(
@@ -242,6 +242,6 @@ def test_training_without_a_server_at_all(finished, tmp_path):
     project.tracking_uri = "http://127.0.0.1:9"
     assert "not logging while training" in project.stage("finetune@base").stderr
     project.tracking_uri = None
-    project.stage("ledger")
+    project.module("records.ledger")
     [parent], _ = runs(f"sqlite:///{project.folder}/mlflow.db")
     assert parent.data.tags["training"] == "in this clone" and "test/accuracy" in parent.data.metrics

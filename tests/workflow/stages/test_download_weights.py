@@ -5,7 +5,7 @@ import pytest
 from tests.conftest import MINILM_SHA256
 from tests.workflow.project import Project, small
 from workflow.engine.errors import Problem
-from workflow.engine.stage import digest
+from workflow.files import digest
 from workflow.stages.download_weights import fetch
 
 GOOD = MINILM_SHA256["model.safetensors"]
@@ -51,7 +51,7 @@ def test_only_safetensors(minilm, tmp_path):
     (tmp_path / "old/pytorch_model.bin").write_bytes(b"")
     with pytest.raises(Problem, match=r"has no model.safetensors: only safetensors are taken, never pickles"):
         fetch(f"path:{tmp_path / 'old'}", {}, tmp_path / "weights")
-    with pytest.raises(Problem, match="there is no such folder"):
+    with pytest.raises(Problem, match="folder not found"):
         fetch(f"path:{tmp_path / 'none'}", {}, tmp_path / "weights")
 
 

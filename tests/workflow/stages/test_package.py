@@ -7,8 +7,7 @@ import sys
 import pytest
 
 from tests.conftest import ROOT
-from tests.workflow.project import Project, small
-from tests.workflow.test_repro import STAGES, shorten
+from tests.workflow.project import STAGES, Project, shorten, small
 
 SCRIPT = """
 import spacy, rootstock

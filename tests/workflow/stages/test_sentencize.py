@@ -107,8 +107,8 @@ def test_a_language_that_spacy_lacks(tmp_path):
 
 
 BAD = {
-    "no folder": (None, "there is no such folder"),
-    "a missing file": ({"train": ROWS}, "has no test file: one of test.jsonl, test.csv, test.tsv is wanted"),
+    "no folder": (None, "folder not found"),
+    "a missing file": ({"train": ROWS}, "has no test file: expected one of test.jsonl, test.csv, test.tsv"),
     "an empty file": ({"train": [], "test": ROWS}, "train.jsonl: no usable row"),
     "an empty test file": ({"train": ROWS, "dev": ROWS, "test": []}, "test.jsonl: no usable row for the split test"),
     "a row that is no JSON": ({"train": [*ROWS, "{"], "test": ROWS}, "train.jsonl:5: not JSON"),

@@ -7,7 +7,7 @@ from rootstock.pieces.pieces import Pieces
 from tests.conftest import ROOT
 from workflow.corpus import shards
 from workflow.engine import params
-from workflow.engine.stage import write_json
+from workflow.files import write_json
 from workflow.stages import wordpiece
 
 TEXTS = ["He said: “Stop.” Nobody did (why?). Then", "One.", "No end", "Il dit : «Non.» Et voilà.…»"]

@@ -1,0 +1,57 @@
+"""What the modules of this project import, read from their source."""
+
+import ast
+from pathlib import Path
+
+from tests.conftest import ROOT
+
+SRC = ROOT / "src"
+
+
+def imported(path: Path, typing: bool = False) -> set[str]:
+    """Dotted names that a module imports anywhere. typing: also those under `if TYPE_CHECKING`."""
+    tree = ast.parse(path.read_text())
+    package = path.parent.relative_to(SRC if path.is_relative_to(SRC) else ROOT).parts
+    ignored = {
+        id(node)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING" and not typing
+        for node in ast.walk(block)
+    }
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if id(node) in ignored:
+            continue
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else ()
+            base = ".".join([*above, *filter(None, [node.module])])
+            names.update([base, *(f"{base}.{alias.name}" for alias in node.names)])
+    return names
+
+
+def files_of(name: str) -> list[Path]:
+    """The files of this project that importing a dotted name runs."""
+    parts = Path(*name.split("."))
+    found = []
+    for root in (ROOT, SRC):
+        found += [p for p in (root / parts.with_suffix(".py"), root / parts / "__init__.py") if p.is_file()]
+    return found
+
+
+def closure(*paths: Path, typing: bool = False) -> set[Path]:
+    """These files, and the files of this project that they import, directly or not."""
+    found: set[Path] = set()
+    todo = list(paths)
+    while todo:
+        path = todo.pop()
+        if path not in found:
+            found.add(path)
+            todo += [file for name in imported(path, typing) for file in files_of(name)]
+    return found
+
+
+def packages(paths: set[Path]) -> set[str]:
+    """The top-level names that these files import."""
+    return {name.partition(".")[0] for path in paths for name in imported(path)}

@@ -1,0 +1,26 @@
+"""JSON files whose bytes repeat, and digests of files and folders."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+IGNORED = {".snakemake_timestamp", "MODEL_CARD.md", "__pycache__"}  # not part of a result: the same as in .dvcignore
+
+
+def write_json(path: Path, value: Any) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        json.dump(value, file, indent=2, ensure_ascii=False)
+        file.write("\n")
+
+
+def digest(path: Path) -> str:
+    """sha256 of a file, or of a folder's names and contents."""
+    if path.is_dir():
+        files = [p for p in sorted(path.rglob("*")) if p.is_file() and not IGNORED & set(p.parts)]
+        lines = [f"{digest(p)}  {p.relative_to(path).as_posix()}" for p in files]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,47 @@
+"""The model card of a wheel: what somebody who finds the wheel wants to know.
+
+It holds no measured time or energy, so that the wheel's bytes repeat. The ledger adds those to the card beside the
+wheel.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ..engine.params import Package
+
+
+def model_card(
+    language: str, package: Package, kind: str, facts: dict[str, Any], example: str, scores: str = ""
+) -> str:
+    """kind: one sentence on what the pipeline is; facts: rows of a table; example: Python that uses `nlp`.
+
+    scores: a Markdown table.
+    """
+    name = f"{language}_{package.name}"
+    table = "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in facts.items())])
+    code = f'```python\nimport spacy\n\nnlp = spacy.load("{name}")\n{example}\n```\n'
+    parts = [f"# {name} {package.version}", package.description, kind, table, scores, code]
+    return "\n\n".join(part for part in parts if part)
+
+
+def origin(weights: Path) -> dict[str, str]:
+    """Facts about the pretrained weights in a folder."""
+    found = json.loads((weights / "weights.json").read_text("utf-8"))
+    return {
+        "pretrained weights": f"{found['source']}, licence: {found['licence']}",
+        "sha256 of model.safetensors": found["sha256"]["model.safetensors"],
+    }
+
+
+def score_table(metrics: dict[str, Any], confidence: float) -> str:
+    """A row for each split."""
+    rows = [
+        f"| {split} | {m['documents']} | {m['accuracy']:.4f} | {m['accuracy_low']:.4f} to {m['accuracy_high']:.4f} "
+        f"| {m['macro_f1']:.4f} | {m['calibration_error']:.4f} |"
+        for split, m in metrics.items()
+    ]
+    header = f"| split | documents | accuracy | {confidence:.0%} interval | macro F1 | calibration error |"
+    return "\n".join([header, "|---|---|---|---|---|---|", *rows])
