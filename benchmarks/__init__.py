@@ -1,1 +1,1 @@
-"""Rootstock beside its peers: on the same machine, in the same run, in turns."""
+"""Benchmarks of Rootstock against other libraries, measured on the same machine in interleaved rounds."""

@@ -1,4 +1,4 @@
-"""python -m benchmarks [--full] [floor encode finetune sweep workflow memory growth]"""
+"""Run benchmarks: python -m benchmarks [--full] [matmul encode finetune sweep overhead memory scaling]"""
 
 import argparse
 import importlib
@@ -6,22 +6,24 @@ from collections.abc import Sequence
 
 from .report import RESULTS
 
-NAMES = ("floor", "encode", "finetune", "sweep", "workflow", "memory", "growth")
+BENCHMARKS = ("matmul", "encode", "finetune", "sweep", "overhead", "memory", "scaling")
 
 
-def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
-    """names: those that are given, or all."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Writes benchmarks/results.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(NAMES))
-    parser.add_argument("--full", action="store_true", help="more rounds and all of the data: hours")
-    asked = parser.parse_args(given)
-    if unknown := set(asked.names) - set(NAMES):
-        parser.error(f"no such benchmark: {', '.join(sorted(unknown))}; there are: {', '.join(NAMES)}")
-    asked.names = asked.names or NAMES
-    return asked
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Without names, all benchmarks are selected."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description="Run benchmarks and write their reports to benchmarks/results."
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(BENCHMARKS)}; default: all")
+    parser.add_argument("--full", action="store_true", help="more rounds and more data; takes hours")
+    arguments = parser.parse_args(argv)
+    if unknown := set(arguments.names) - set(BENCHMARKS):
+        parser.error(f"unknown benchmark: {', '.join(sorted(unknown))}; choose from: {', '.join(BENCHMARKS)}")
+    arguments.names = arguments.names or BENCHMARKS
+    return arguments
 
 
 if __name__ == "__main__":
-    asked = arguments()
-    for name in asked.names:
-        print(importlib.import_module(f"benchmarks.{name}").run(asked.full).write(RESULTS))
+    arguments = parse_arguments()
+    for name in arguments.names:
+        print(importlib.import_module(f"benchmarks.{name}").run(arguments.full).write(RESULTS))

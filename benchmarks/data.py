@@ -1,4 +1,7 @@
-"""Where the texts and the weights are, and a draw from the texts. Imported in every environment: nothing but Python."""
+"""Paths of the texts and weights, and helpers to read texts.
+
+Every contender's environment imports this module, so it uses only the standard library.
+"""
 
 import json
 import random
@@ -6,27 +9,27 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-SHARED = ROOT.parent / "shared" / "data"  # public data sets, not the project's
+SHARED = ROOT.parent / "shared" / "data"  # public data sets, kept outside the project
 WEIGHTS = ROOT / "data" / "weights"
-PEERS = ROOT / ".venv" / "peers" / "bin" / "python"
+PEERS_PYTHON = ROOT / ".venv" / "peers" / "bin" / "python"  # the environment of the other libraries
 
 
-def rows(path: str | Path, documents: int | None = None) -> list[dict[str, str]]:
-    """So many of a file's rows, drawn by lot, the same at each call; None for all of them, as they stand."""
+def read_rows(path: str | Path, n_documents: int | None = None) -> list[dict[str, str]]:
+    """A random sample of the rows of a JSONL file, the same on every call; None returns all rows in file order."""
     with Path(path).open(encoding="utf-8") as file:
-        found = [json.loads(line) for line in file]
-    return found if documents is None else random.Random(0).sample(found, documents)
+        rows = [json.loads(line) for line in file]
+    return rows if n_documents is None else random.Random(0).sample(rows, n_documents)
 
 
-def texts(path: str | Path, documents: int | None = None) -> list[str]:
-    return [row["text"] for row in rows(path, documents)]
+def read_texts(path: str | Path, n_documents: int | None = None) -> list[str]:
+    return [row["text"] for row in read_rows(path, n_documents)]
 
 
-def words(text: str) -> int:
-    """The same count for everybody, whatever they call a token."""
+def count_words(text: str) -> int:
+    """Whitespace-separated words: the same count for all contenders, however they tokenize."""
     return len(text.split())
 
 
-def one_sentence(text: str) -> bool:
-    """Whether everybody reads it as one sentence."""
+def is_one_sentence(text: str) -> bool:
+    """Whether every contender treats the text as a single sentence."""
     return not re.search(r"[.!?…]", text.rstrip(" .!?"))

@@ -1,4 +1,4 @@
-"""From text to vectors: words a second, and whether the vectors are the same."""
+"""Throughput from text to vectors, and a check that all contenders compute the same vectors."""
 
 from __future__ import annotations
 
@@ -9,84 +9,90 @@ from typing import Any
 import numpy as np
 
 from . import data
-from .precisions import precisions
+from .harness import Contender, Goal, Measurement, extract, run_interleaved
+from .precisions import available_precisions
 from .report import Report
-from .turns import Contender, Goal, Measured, numbers, take_turns
 
-PEER = "spacy-transformers"
-GOALS: dict[str, dict[str, float]] = {
+BASELINE = "spacy-transformers"
+GOALS: dict[str, dict[str, float]] = {  # speedup over the baseline
     "short text (SST-2)": {"fp32": 2.7, "auto": 8},
     "long text (IMDB)": {"fp32": 7, "auto": 20},
-}  # over PEER
+}
 
 
 def run(full: bool) -> Report:
     report = Report("encode")
     sizes = {"sst2": 5000, "imdb": 300} if full else {"sst2": 1000, "imdb": 60}
-    taking_part = precisions(report)
-    for (what, least), (corpus, documents) in zip(GOALS.items(), sizes.items(), strict=True):
+    precisions = available_precisions(report)
+    for (title, speedups), (corpus, n_documents) in zip(GOALS.items(), sizes.items(), strict=True):
         path = data.SHARED / corpus / "train.jsonl"
-        settings = {"weights": data.WEIGHTS, "path": path, "documents": documents}
-        contenders = [*ours(settings, taking_part), *peers(settings)]
+        settings = {"weights": data.WEIGHTS, "path": path, "n_documents": n_documents}
+        contenders = [*ours(settings, precisions), *peers(settings)]
         goals = [
-            Goal(f"rootstock {one}", other, least=ratio)
-            for one in taking_part
-            for other, ratio in ((PEER, least[one]), (f"bare {one}", 0.9))
+            Goal(f"rootstock {precision}", baseline, at_least=at_least)
+            for precision in precisions
+            for baseline, at_least in ((BASELINE, speedups[precision]), (f"bare {precision}", 0.9))
         ]
-        measure(report, what, contenders, path, 7 if full else 3, PEER, goals)
+        measure(report, title, contenders, path, 7 if full else 3, BASELINE, goals)
     return report
 
 
 def ours(settings: dict[str, Any], precisions: Sequence[str]) -> list[Contender]:
+    """Rootstock, and the bare model on the batches that Rootstock makes."""
     return [
-        Contender(f"{name.lower()} {precision}", f"benchmarks.encoders:{name}", precision=precision, **settings)
-        for name in ("Rootstock", "Bare")
+        Contender(f"{name} {precision}", f"benchmarks.encoders:{target}", precision=precision, **settings)
+        for name, target in (("rootstock", "Rootstock"), ("bare", "BareModel"))
         for precision in precisions
     ]
 
 
 def peers(settings: dict[str, Any]) -> list[Contender]:
-    others = {
-        PEER: "SpacyTransformers",
+    """The other libraries."""
+    targets = {
+        BASELINE: "SpacyTransformers",
         "spacy-curated-transformers": "CuratedTransformers",
         "sentence-transformers": "SentenceTransformers",
     }
     return [
-        Contender("Hugging Face pipeline", "benchmarks.encoders:Pipeline", **settings),
-        *(Contender(name, f"benchmarks.encoders:{work}", data.PEERS, **settings) for name, work in others.items()),
+        Contender("Hugging Face pipeline", "benchmarks.encoders:HuggingFacePipeline", **settings),
+        *(
+            Contender(name, f"benchmarks.encoders:{target}", data.PEERS_PYTHON, **settings)
+            for name, target in targets.items()
+        ),
     ]
 
 
 def measure(
     report: Report,
-    what: str,
+    title: str,
     contenders: Sequence[Contender],
     path: Path,
-    rounds: int,
+    n_rounds: int,
     baseline: str,
     goals: Sequence[Goal],
 ) -> None:
-    same = [text for text in data.texts(path) if data.one_sentence(text)][:50]
-    *timed, vectors = take_turns(contenders, [{}] * rounds + [{"compare": same}])
-    report.add(Measured(what, "words/s", baseline, numbers(timed, "words"), list(goals)))
-    report.notes += [f"{what}: {agreement(name, vectors)}" for name in vectors if name != "bare fp32"]
+    sentences = [text for text in data.read_texts(path) if data.is_one_sentence(text)][:50]
+    *timed, vectors = run_interleaved(contenders, [{}] * n_rounds + [{"compare": sentences}])
+    report.add(Measurement(title, "words/s", baseline, extract(timed, "words_per_second"), list(goals)))
+    report.notes += [f"{title}: {compare_vectors(name, vectors)}" for name in vectors if name != "bare fp32"]
     report.notes += [
-        f"{what}: {name} reads {reply['read']:.0%} of the words, and only these count"
+        f"{title}: {name} truncates documents and reads {reply['share_read']:.0%} of the words; only these are counted"
         for name, reply in timed[0].items()
-        if reply["read"] < 1
+        if reply["share_read"] < 1
     ]
 
 
-def agreement(name: str, replies: dict[str, dict[str, Any]]) -> str:
-    """Vectors of pieces beside those of the bare model, of the sentences that are cut into as many pieces."""
+def compare_vectors(name: str, replies: dict[str, dict[str, Any]]) -> str:
+    """Compare vectors of wordpieces with those of the bare model, for sentences with equal numbers of wordpieces."""
     pairs = [
-        (np.array(one), np.array(other))
-        for one, other in zip(replies[name]["vectors"], replies["bare fp32"]["vectors"], strict=True)
+        (np.array(vectors), np.array(reference))
+        for vectors, reference in zip(replies[name]["vectors"], replies["bare fp32"]["vectors"], strict=True)
     ]
-    same = [pair for pair in pairs if pair[0].shape == pair[1].shape]
-    one, other = (np.concatenate(side) for side in zip(*same, strict=True))
-    cosine = (one * other).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
+    comparable = [pair for pair in pairs if pair[0].shape == pair[1].shape]
+    vectors, reference = (np.concatenate(side) for side in zip(*comparable, strict=True))
+    cosine = (vectors * reference).sum(1) / np.linalg.norm(vectors, axis=1) / np.linalg.norm(reference, axis=1)
     return (
-        f"vectors of {name} beside bare fp32: cosine {cosine.mean():.6f} (least {cosine.min():.6f}), "
-        f"difference at most {np.abs(one - other).max():.1g}, in {len(same)} of {len(pairs)} sentences"
+        f"vectors of {name} compared with bare fp32: mean cosine {cosine.mean():.6f} (min {cosine.min():.6f}), "
+        f"max difference {np.abs(vectors - reference).max():.1g}, "
+        f"in {len(comparable)} of {len(pairs)} sentences"
     )

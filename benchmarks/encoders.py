@@ -1,4 +1,7 @@
-"""Who turns texts into vectors, each as its documentation has it. Imported in every environment."""
+"""Contenders that turn texts into vectors, each library used as its documentation shows.
+
+Every contender's environment imports this module, so it imports libraries only where they are used.
+"""
 
 from __future__ import annotations
 
@@ -6,48 +9,49 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .data import texts, words
+from .data import count_words, read_texts
 
 
 class Encoder:
-    """Encodes the same documents at each call; vectors of pieces, without boundary pieces, for a comparison."""
+    """Encodes the same documents in each round."""
 
-    load: Callable[..., None]  # takes the weights folder, and the contender's own settings
+    load: Callable[..., None]  # arguments: the folder of the weights, and settings of the contender
     tokenizer: Any
-    limit: int | None = None  # pieces of a document that are read; what is cut off counts for nothing
+    max_length: int | None = None  # wordpieces after which a document is truncated; only words before that are counted
 
-    def __init__(self, weights: str, path: str, documents: int, **settings: Any) -> None:
-        drawn = texts(path, documents)
+    def __init__(self, weights: str, path: str, n_documents: int, **settings: Any) -> None:
+        texts = read_texts(path, n_documents)
         self.load(weights, **settings)
-        self.words = sum(words(self.seen(text)) for text in drawn)
-        self.read = self.words / sum(map(words, drawn))
-        self.encode(self.prepare(drawn[: documents // 10]))  # warms up
-        self.work = self.prepare(drawn)
+        self.words = sum(count_words(self.truncate(text)) for text in texts)
+        self.share_read = self.words / sum(map(count_words, texts))
+        self.encode(self.prepare(texts[: n_documents // 10]))  # warm-up
+        self.inputs = self.prepare(texts)
 
     def __call__(self, compare: Sequence[str] = ()) -> dict[str, Any]:
+        """Measure the throughput. compare: sentences whose vectors are returned instead."""
         if compare:
             return {"vectors": [vectors.tolist() for vectors in self.vectors(compare)]}
         start = time.perf_counter()
-        self.encode(self.work)
-        return {"words": self.words / (time.perf_counter() - start), "read": self.read}
+        self.encode(self.inputs)
+        return {"words_per_second": self.words / (time.perf_counter() - start), "share_read": self.share_read}
 
     def prepare(self, texts: Sequence[str]) -> Any:
-        """What is not timed."""
+        """Make the inputs of `encode`. Not timed."""
         return texts
 
-    def encode(self, work: Any) -> None:
+    def encode(self, inputs: Any) -> None:
         raise NotImplementedError
 
-    def vectors(self, texts: Sequence[str]) -> list[Any]:
-        """For each text, which is one sentence, an array (n_pieces, width)."""
+    def vectors(self, sentences: Sequence[str]) -> list[Any]:
+        """For each sentence an array (n_pieces, width), without special tokens."""
         raise NotImplementedError
 
-    def seen(self, text: str) -> str:
-        """What is read of a text."""
-        if self.limit is None:
+    def truncate(self, text: str) -> str:
+        """The part of a text that the model reads."""
+        if self.max_length is None:
             return text
-        cut = self.tokenizer(text, truncation=True, max_length=self.limit, return_offsets_mapping=True)
-        return text[: max(end for _, end in cut["offset_mapping"])]
+        encoding = self.tokenizer(text, truncation=True, max_length=self.max_length, return_offsets_mapping=True)
+        return text[: max(end for _, end in encoding["offset_mapping"])]
 
 
 class Rootstock(Encoder):
@@ -58,16 +62,16 @@ class Rootstock(Encoder):
         self.nlp.add_pipe("trf_wordpiecer", config={"weights": weights})
         self.nlp.add_pipe("trf_tok2vec", config={"weights": weights, "precision": precision})
 
-    def encode(self, work: Sequence[str]) -> None:
-        for doc in self.nlp.pipe(work):
+    def encode(self, inputs: Sequence[str]) -> None:
+        for doc in self.nlp.pipe(inputs):
             assert len(doc.tensor) == len(doc)
 
-    def vectors(self, texts: Sequence[str]) -> list[Any]:
-        return [doc._.trf_last_hidden_state[1:-1] for doc in self.nlp.pipe(texts)]
+    def vectors(self, sentences: Sequence[str]) -> list[Any]:
+        return [doc._.trf_last_hidden_state[1:-1] for doc in self.nlp.pipe(sentences)]
 
 
-class Bare(Encoder):
-    """The model alone in a loop: Rootstock's own batches, cut, sorted and padded beforehand."""
+class BareModel(Encoder):
+    """The model of Transformers in a loop, over Rootstock's own batches, tokenized, sorted and padded in advance."""
 
     def load(self, weights: str, precision: str) -> None:
         import torch
@@ -75,11 +79,11 @@ class Bare(Encoder):
 
         from rootstock.encoder.encoder import has_fast_bf16
 
-        halved = precision == "auto" and has_fast_bf16(torch.device("cpu"))
-        self.pieces = Rootstock.__new__(Rootstock)
-        self.pieces.load(weights, precision)
+        use_bf16 = precision == "auto" and has_fast_bf16(torch.device("cpu"))
+        self.rootstock = Rootstock.__new__(Rootstock)
+        self.rootstock.load(weights, precision)
         self.tokenizer = AutoTokenizer.from_pretrained(weights)
-        self.net = AutoModel.from_pretrained(weights, dtype=torch.bfloat16 if halved else torch.float32).eval()
+        self.model = AutoModel.from_pretrained(weights, dtype=torch.bfloat16 if use_bf16 else torch.float32).eval()
 
     def prepare(self, texts: Sequence[str]) -> list[dict[str, Any]]:
         import numpy as np
@@ -89,52 +93,52 @@ class Bare(Encoder):
         from rootstock.pieces.packing import pack
         from rootstock.pieces.pieces import Pieces
 
-        nlp, batches = self.pieces.nlp, []
-        cut = [Pieces.of(doc) for doc in nlp.pipe(texts, disable=["trf_tok2vec"])]
-        for docs in minibatch(cut, nlp.batch_size):
+        nlp, batches = self.rootstock.nlp, []
+        tokenized = [Pieces.of(doc) for doc in nlp.pipe(texts, disable=["trf_tok2vec"])]
+        for docs in minibatch(tokenized, nlp.batch_size):
             windows = [
                 w for doc in docs for w in np.split(doc.ids[doc.window_pieces], doc.window_lengths.cumsum()[:-1])
             ]
             lengths = np.array([len(window) for window in windows])
-            for chosen in pack(lengths, nlp.get_pipe("trf_tok2vec").words_per_batch):
-                rows = [torch.from_numpy(windows[i]).long() for i in chosen]
+            for indices in pack(lengths, nlp.get_pipe("trf_tok2vec").words_per_batch):
+                rows = [torch.from_numpy(windows[i]).long() for i in indices]
                 ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-                mask = torch.arange(ids.shape[1]) < torch.from_numpy(lengths[chosen])[:, None]
+                mask = torch.arange(ids.shape[1]) < torch.from_numpy(lengths[indices])[:, None]
                 batches.append({"input_ids": ids, "attention_mask": None if mask.all() else mask.long()})
         return batches
 
-    def encode(self, work: list[dict[str, Any]]) -> None:
+    def encode(self, inputs: list[dict[str, Any]]) -> None:
         import torch
 
         with torch.inference_mode():
-            for batch in work:
-                self.net(**batch)
+            for batch in inputs:
+                self.model(**batch)
 
-    def vectors(self, texts: Sequence[str]) -> list[Any]:
+    def vectors(self, sentences: Sequence[str]) -> list[Any]:
         import torch
 
         with torch.inference_mode():
-            batches = [self.tokenizer(text, return_tensors="pt") for text in texts]
-            return [self.net(**batch).last_hidden_state[0, 1:-1].float().numpy() for batch in batches]
+            batches = [self.tokenizer(sentence, return_tensors="pt") for sentence in sentences]
+            return [self.model(**batch).last_hidden_state[0, 1:-1].float().numpy() for batch in batches]
 
 
-class Pipeline(Encoder):
-    """Hugging Face's `pipeline`."""
+class HuggingFacePipeline(Encoder):
+    """The `pipeline` function of Transformers."""
 
-    limit = 512
+    max_length = 512
 
     def load(self, weights: str) -> None:
         from transformers import pipeline
 
-        cut = {"truncation": True, "max_length": self.limit}
-        self.pipe = pipeline("feature-extraction", model=weights, tokenize_kwargs=cut, return_tensors=True)
+        truncation = {"truncation": True, "max_length": self.max_length}
+        self.pipe = pipeline("feature-extraction", model=weights, tokenize_kwargs=truncation, return_tensors=True)
         self.tokenizer = self.pipe.tokenizer
 
-    def encode(self, work: Sequence[str]) -> None:
-        self.pipe(list(work))
+    def encode(self, inputs: Sequence[str]) -> None:
+        self.pipe(list(inputs))
 
-    def vectors(self, texts: Sequence[str]) -> list[Any]:
-        return [vectors[0, 1:-1].numpy() for vectors in self.pipe(list(texts))]
+    def vectors(self, sentences: Sequence[str]) -> list[Any]:
+        return [vectors[0, 1:-1].numpy() for vectors in self.pipe(list(sentences))]
 
 
 class SpacyTransformers(Encoder):
@@ -148,21 +152,21 @@ class SpacyTransformers(Encoder):
         self.nlp.add_pipe("transformer", config={"model": model})
         self.nlp.initialize()
 
-    def encode(self, work: Sequence[str]) -> None:
-        for doc in self.nlp.pipe(work):
+    def encode(self, inputs: Sequence[str]) -> None:
+        for doc in self.nlp.pipe(inputs):
             assert doc._.trf_data is not None
 
-    def vectors(self, texts: Sequence[str]) -> list[Any]:
-        found = []
-        for doc in self.nlp.pipe(texts):
+    def vectors(self, sentences: Sequence[str]) -> list[Any]:
+        vectors = []
+        for doc in self.nlp.pipe(sentences):
             data = doc._.trf_data
-            real = data.wordpieces.attention_mask[0].astype(bool)
-            found.append(data.model_output.last_hidden_state[0][real][1:-1])
-        return found
+            mask = data.wordpieces.attention_mask[0].astype(bool)
+            vectors.append(data.model_output.last_hidden_state[0][mask][1:-1])
+        return vectors
 
 
 class CuratedTransformers(Encoder):
-    """It has no spans by sentence: its windows are strided over the document, as its defaults have it."""
+    """It cannot encode sentence by sentence, so it uses its default: strided windows over the document."""
 
     def load(self, weights: str) -> None:
         import spacy
@@ -192,12 +196,12 @@ class CuratedTransformers(Encoder):
         }
         pipe.initialize(lambda: [Example(doc, doc)], nlp=self.nlp, **loaders)
 
-    def encode(self, work: Sequence[str]) -> None:
-        for doc in self.nlp.pipe(work):
+    def encode(self, inputs: Sequence[str]) -> None:
+        for doc in self.nlp.pipe(inputs):
             assert doc._.trf_data is not None
 
-    def vectors(self, texts: Sequence[str]) -> list[Any]:
-        return [doc._.trf_data.last_hidden_layer_state.dataXd for doc in self.nlp.pipe(texts)]
+    def vectors(self, sentences: Sequence[str]) -> list[Any]:
+        return [doc._.trf_data.last_hidden_layer_state.dataXd for doc in self.nlp.pipe(sentences)]
 
 
 class SentenceTransformers(Encoder):
@@ -205,11 +209,11 @@ class SentenceTransformers(Encoder):
         from sentence_transformers import SentenceTransformer
 
         self.model = SentenceTransformer(weights, device="cpu")
-        self.tokenizer, self.limit = self.model.tokenizer, self.model.max_seq_length
+        self.tokenizer, self.max_length = self.model.tokenizer, self.model.max_seq_length
 
-    def encode(self, work: Sequence[str]) -> None:
-        self.model.encode(list(work))
+    def encode(self, inputs: Sequence[str]) -> None:
+        self.model.encode(list(inputs))
 
-    def vectors(self, texts: Sequence[str]) -> list[Any]:
-        found = self.model.encode(list(texts), output_value="token_embeddings")
-        return [vectors[1:-1].numpy() for vectors in found]
+    def vectors(self, sentences: Sequence[str]) -> list[Any]:
+        embeddings = self.model.encode(list(sentences), output_value="token_embeddings")
+        return [vectors[1:-1].numpy() for vectors in embeddings]

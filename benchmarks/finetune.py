@@ -1,4 +1,4 @@
-"""From pretrained weights to a classifier: documents a second, and how many of the test set it gets right."""
+"""Throughput of fine-tuning a classifier, and its accuracy on the test set."""
 
 from __future__ import annotations
 
@@ -6,51 +6,59 @@ from statistics import mean
 from typing import Any
 
 from . import data
-from .precisions import precisions
+from .harness import Contender, Goal, Measurement, extract, run_interleaved
+from .precisions import available_precisions
 from .report import Report
-from .turns import Contender, Goal, Measured, numbers, take_turns
 
 TRAINER, SPACY = "Hugging Face Trainer", "spacy-transformers"
-SPEED: dict[str, dict[str, float]] = {"fp32": {TRAINER: 1.5}, "auto": {TRAINER: 4, SPACY: 8}}
+SPEEDUPS: dict[str, dict[str, float]] = {"fp32": {TRAINER: 1.5}, "auto": {TRAINER: 4, SPACY: 8}}
 
 
 def run(full: bool) -> Report:
     report = Report("finetune")
-    documents, test = (6600, 1821) if full else (1024, 500)
-    own, peer = "benchmarks.trainers:Rootstock", {"python": data.PEERS}
+    n_train, n_test = (6600, 1821) if full else (1024, 500)
+    rootstock, peers = "benchmarks.trainers:Rootstock", {"python": data.PEERS_PYTHON}
 
-    epoch, taking_part = _settings(documents, test), precisions(report)
+    settings, precisions = _settings(n_train, n_test), available_precisions(report)
     contenders = [
-        *(Contender(f"rootstock {one}", own, precision=one, **epoch) for one in taking_part),
-        Contender(TRAINER, "benchmarks.trainers:HuggingFace", **peer, **epoch),
-        Contender(SPACY, "benchmarks.trainers:SpacyTransformers", **peer, **epoch),
+        *(Contender(f"rootstock {precision}", rootstock, precision=precision, **settings) for precision in precisions),
+        Contender(TRAINER, "benchmarks.trainers:HuggingFaceTrainer", **peers, **settings),
+        Contender(SPACY, "benchmarks.trainers:SpacyTransformers", **peers, **settings),
     ]
-    rounds = take_turns(contenders, [{"seed": seed} for seed in range(3)])
-    what = f"one epoch of {documents} sentences (SST-2), batches of 32"
-    speed = [Goal(f"rootstock {one}", other, least=ratio) for one in taking_part for other, ratio in SPEED[one].items()]
-    quality = [Goal(f"rootstock {one}", other, least=1) for one in taking_part for other in (TRAINER, SPACY)]
-    report.add(Measured(what, "documents/s", TRAINER, numbers(rounds, "documents"), speed))
-    report.add(Measured(f"accuracy after {what}", "test accuracy", TRAINER, numbers(rounds, "accuracy"), quality))
-    report.notes += _means(rounds)
+    rounds = run_interleaved(contenders, [{"seed": seed} for seed in range(3)])
+    title = f"one epoch of {n_train} sentences (SST-2), batches of 32"
+    speed = [
+        Goal(f"rootstock {precision}", baseline, at_least=speedup)
+        for precision in precisions
+        for baseline, speedup in SPEEDUPS[precision].items()
+    ]
+    quality = [
+        Goal(f"rootstock {precision}", baseline, at_least=1)
+        for precision in precisions
+        for baseline in (TRAINER, SPACY)
+    ]
+    report.add(Measurement(title, "documents/s", TRAINER, extract(rounds, "documents_per_second"), speed))
+    report.add(Measurement(f"accuracy after {title}", "test accuracy", TRAINER, extract(rounds, "accuracy"), quality))
+    report.notes += _mean_accuracies(rounds)
 
-    few = _settings(16, test)
+    settings, precision = _settings(16, n_test), precisions[-1]
     contenders = [
-        Contender(f"rootstock {taking_part[-1]}", own, precision=taking_part[-1], epochs=25, **few),
-        Contender("SetFit", "benchmarks.trainers:SetFit", **peer, **few),
+        Contender(f"rootstock {precision}", rootstock, precision=precision, epochs=25, **settings),
+        Contender("SetFit", "benchmarks.trainers:SetFit", **peers, **settings),
     ]
-    rounds = take_turns(contenders, [{"seed": seed} for seed in range(10 if full else 3)])
-    what = "8 examples of each class (SST-2)"
-    report.add(Measured(what, "seconds", "SetFit", numbers(rounds, "seconds")))
-    report.add(Measured(f"accuracy after {what}", "test accuracy", "SetFit", numbers(rounds, "accuracy")))
+    rounds = run_interleaved(contenders, [{"seed": seed} for seed in range(10 if full else 3)])
+    title = "8 examples per class (SST-2)"
+    report.add(Measurement(title, "seconds", "SetFit", extract(rounds, "seconds")))
+    report.add(Measurement(f"accuracy after {title}", "test accuracy", "SetFit", extract(rounds, "accuracy")))
     return report
 
 
-def _settings(documents: int, test_documents: int) -> dict[str, Any]:
+def _settings(n_train: int, n_test: int) -> dict[str, Any]:
     folder = data.SHARED / "sst2"
-    files = {"train": folder / "train.jsonl", "test": folder / "test.jsonl"}
-    return {"weights": data.WEIGHTS, **files, "documents": documents, "test_documents": test_documents}
+    paths = {"train_path": folder / "train.jsonl", "test_path": folder / "test.jsonl"}
+    return {"weights": data.WEIGHTS, **paths, "n_train": n_train, "n_test": n_test}
 
 
-def _means(rounds: list[dict[str, dict[str, float]]]) -> list[str]:
+def _mean_accuracies(rounds: list[dict[str, dict[str, float]]]) -> list[str]:
     means = {name: mean(replies[name]["accuracy"] for replies in rounds) for name in rounds[0]}
-    return [f"{name}: mean test accuracy of {len(rounds)} seeds {value:.4f}" for name, value in means.items()]
+    return [f"{name}: mean test accuracy over {len(rounds)} seeds {value:.4f}" for name, value in means.items()]

@@ -1,4 +1,4 @@
-"""Heads over a frozen transformer, trained one after another on what it gave once. In the worker."""
+"""Contender that encodes texts once with a frozen transformer, then trains heads on the result one after another."""
 
 from __future__ import annotations
 
@@ -6,47 +6,47 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from .data import rows
+from .data import read_rows
 
 LABELS = ["NEGATIVE", "POSITIVE"]
-BATCH = 32
+BATCH_SIZE = 32
 
 
 class Heads:
-    """Seconds for so many heads, from text: documents are encoded, then each head learns for an epoch, and scores."""
+    """Seconds to encode the documents and to train and score each head on them for one epoch."""
 
-    def __init__(self, weights: str, path: str, documents: int, heads: int) -> None:
+    def __init__(self, weights: str, path: str, n_documents: int, n_heads: int) -> None:
         import spacy
 
-        self.rows, self.heads = rows(path, documents), heads
+        self.rows, self.n_heads = read_rows(path, n_documents), n_heads
         self.nlp = spacy.blank("en")
         self.nlp.add_pipe("trf_wordpiecer", config={"weights": weights})
         self.nlp.add_pipe("trf_tok2vec", config={"weights": weights, "trainable": False})
-        self.encode(self.rows[:32])
+        self.encode(self.rows[:32])  # warm-up
 
     def __call__(self) -> dict[str, Any]:
         start = time.perf_counter()
-        found = self.encode(self.rows)
-        right = [self.train(found, seed) for seed in range(self.heads)]
-        return {"seconds": time.perf_counter() - start, "accuracy": sum(right) / len(right)}
+        docs = self.encode(self.rows)
+        accuracies = [self.train(docs, seed) for seed in range(self.n_heads)]
+        return {"seconds": time.perf_counter() - start, "accuracy": sum(accuracies) / len(accuracies)}
 
     def encode(self, rows: list[dict[str, str]]) -> list[Any]:
-        """Documents without tokens, with what a head reads."""
+        """Docs without tokens that carry only the features that a head reads."""
         from spacy.tokens import Doc
 
         from rootstock.attributes import ROWS
         from rootstock.components.pooling import POOLING
 
-        found = []
+        docs = []
         for doc, label in self.nlp.pipe([(row["text"], row["label"]) for row in rows], as_tuples=True):
-            reduced = Doc(self.nlp.vocab)
-            reduced.cats = {name: float(name == label) for name in LABELS}
-            reduced.user_data[ROWS] = POOLING["class_vector"](doc)[0]
-            found.append(reduced)
-        return found
+            features = Doc(self.nlp.vocab)
+            features.cats = {name: float(name == label) for name in LABELS}
+            features.user_data[ROWS] = POOLING["class_vector"](doc)[0]
+            docs.append(features)
+        return docs
 
     def train(self, docs: list[Any], seed: int) -> float:
-        """The share of these documents that a new head gets right."""
+        """Train a new head. RETURNS: its accuracy on the same documents."""
         import random
 
         from spacy.training import Example
@@ -58,17 +58,17 @@ class Heads:
         for label in LABELS:
             head.add_label(label)
         optimizer = Adam(0.01)
-        for batch in minibatch(random.Random(seed).sample(docs, len(docs)), BATCH):
+        for batch in minibatch(random.Random(seed).sample(docs, len(docs)), BATCH_SIZE):
             self.nlp.update([Example(doc, doc) for doc in batch], sgd=optimizer)
-        right = 0
-        for doc, gold in self.nlp.pipe(self.unlabelled(docs), as_tuples=True):
-            right += max(doc.cats, key=doc.cats.get) == max(gold, key=gold.get)
+        n_correct = 0
+        for doc, gold in self.nlp.pipe(self.without_labels(docs), as_tuples=True):
+            n_correct += max(doc.cats, key=doc.cats.get) == max(gold, key=gold.get)
             doc.cats = gold
         self.nlp.remove_pipe(name)
-        return right / len(docs)
+        return n_correct / len(docs)
 
-    def unlabelled(self, docs: list[Any]) -> Iterator[tuple[Any, dict[str, float]]]:
-        """As `workflow.corpus.predictions` reads them."""
+    def without_labels(self, docs: list[Any]) -> Iterator[tuple[Any, dict[str, float]]]:
+        """Docs without gold labels, and these labels, as `workflow.corpus.predictions` passes them to `nlp.pipe`."""
         for doc in docs:
             gold, doc.cats = doc.cats, {}
             yield doc, gold

@@ -1,4 +1,4 @@
-"""The most memory that a process holds, by what it is given. A process for each: it remembers its peak."""
+"""Peak memory (RSS) of encoding and training for texts of growing size, each in a new process."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from itertools import cycle, islice
 from typing import Any
 
 from . import data
+from .harness import Contender, Goal, Measurement, extract, run_interleaved
 from .report import Report
-from .turns import Contender, Goal, Measured, numbers, take_turns
+
+CATS = {"A": 1.0, "B": 0.0}
 
 
 def run(full: bool) -> Report:
@@ -18,26 +20,24 @@ def run(full: bool) -> Report:
     return report
 
 
-def _measure(report: Report, shape: str, sizes: tuple[int, ...], job: str, most: float) -> None:
-    found: dict[str, dict[str, Any]] = {}
+def _measure(report: Report, shape: str, sizes: tuple[int, ...], job: str, at_most: float) -> None:
+    replies: dict[str, dict[str, Any]] = {}
     for size in sizes:
-        contender = Contender(f"{size} {shape}", WORK, weights=data.WEIGHTS, job=job, shape=shape, size=size)
-        found |= take_turns([contender], [{}])[0]
-    smallest, *_, largest = found
-    goal = Goal(largest, smallest, most=most)
-    report.add(Measured(f"{job}: {shape}", "peak MB", smallest, numbers([found], "peak_mb"), [goal]))
-
-
-WORK = "benchmarks.memory:Job"
+        settings: dict[str, Any] = {"weights": data.WEIGHTS, "job": job, "shape": shape, "size": size}
+        contender = Contender(f"{size} {shape}", "benchmarks.memory:Job", **settings)
+        replies |= run_interleaved([contender], [{}])[0]
+    smallest, *_, largest = replies
+    goal = Goal(largest, smallest, at_most=at_most)
+    report.add(Measurement(f"{job}: {shape}", "peak MB", smallest, extract([replies], "peak_mb"), [goal]))
 
 
 class Job:
-    """In the worker."""
+    """Contender: encodes one text, or trains on it."""
 
     def __init__(self, weights: str, job: str, shape: str, size: int) -> None:
         import spacy
 
-        self.work = getattr(self, job)
+        self.job = getattr(self, job)
         self.shape, self.size = shape, size
         self.nlp = spacy.blank("en")
         self.nlp.max_length = 10**9
@@ -49,7 +49,7 @@ class Job:
                 textcat.add_label(label)
 
     def __call__(self) -> dict[str, Any]:
-        self.work(text(self.shape, self.size))
+        self.job(make_text(self.shape, self.size))
         return {}
 
     def encode(self, text: str) -> None:
@@ -59,18 +59,17 @@ class Job:
         from spacy.training import Example
 
         optimizer = self.nlp.resume_training()
-        for _ in range(2):  # the second step holds the optimizer's averages too
+        for _ in range(2):  # only the second step runs with the optimizer's moments already allocated
             self.nlp.update([Example.from_dict(self.nlp.make_doc(text), {"cats": CATS})], sgd=optimizer, drop=0.1)
 
 
-CATS = {"A": 1.0, "B": 0.0}
-
-
-def text(shape: str, size: int) -> str:
-    """Words of SST-2 as one document of so many kB, with sentences or as one."""
-    words = cycle(w for text in data.texts(data.SHARED / "sst2" / "train.jsonl") for w in text.split() if w.isalpha())
-    long = " ".join(islice(words, size * 250))  # more than enough
+def make_text(shape: str, size: int) -> str:
+    """Words of SST-2 as one text of `size` kB: sentences of 20 words ("kB document"), or a single sentence."""
+    texts = data.read_texts(data.SHARED / "sst2" / "train.jsonl")
+    words = list(
+        islice(cycle(w for text in texts for w in text.split() if w.isalpha()), size * 250)
+    )  # more than enough
     if shape == "kB document":
-        each = long.split()
-        long = " ".join(" ".join(each[i : i + 20]) + "." for i in range(0, len(each), 20))
-    return long[: size * 1000]
+        sentences = (" ".join(words[i : i + 20]) + "." for i in range(0, len(words), 20))
+        return " ".join(sentences)[: size * 1000]
+    return " ".join(words)[: size * 1000]

@@ -1,4 +1,4 @@
-"""In which precisions Rootstock takes part."""
+"""The precisions in which Rootstock is measured."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from rootstock.encoder import encoder
 from .report import Report
 
 
-def precisions(report: Report) -> list[str]:
-    """fp32, and auto where this CPU has a faster one: elsewhere the report says that it has not."""
+def available_precisions(report: Report) -> list[str]:
+    """fp32, and auto if that is bf16 on this CPU. Otherwise auto is the same as fp32, and the report says so."""
     if encoder.has_fast_bf16(torch.device("cpu")):
         return ["fp32", "auto"]
-    report.notes.append("no AMX and no AVX512-BF16 here: auto would be fp32, and is left out")
+    report.notes.append("this CPU has neither AMX nor AVX512-BF16, so auto is the same as fp32 and was not measured")
     return ["fp32"]

@@ -1,4 +1,4 @@
-"""What a benchmark leaves: the rounds as JSON, a table, a plot."""
+"""Reports of a benchmark: all rounds as JSON, tables as Markdown, and a plot."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from .turns import THREADS, Goal, Measured, Spread
+from .harness import THREADS, Goal, Measurement, Spread
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -19,54 +19,61 @@ RESULTS = Path(__file__).parent / "results"
 @dataclass
 class Report:
     name: str
-    measured: list[Measured] = field(default_factory=list)
+    measured: list[Measurement] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def add(self, measured: Measured) -> None:
-        self.measured.append(measured)
+    def add(self, measurement: Measurement) -> None:
+        self.measured.append(measurement)
 
     def write(self, folder: Path) -> str:
-        """RETURNS: the table."""
+        """Write NAME.json, NAME.md and NAME.png. RETURNS: the Markdown."""
         folder.mkdir(parents=True, exist_ok=True)
+        machine = describe_machine()
         notes = ["\n## Notes\n", *(f"- {note}" for note in self.notes)] if self.notes else []
-        table = "\n".join([f"# {self.name}\n", machine(), *_tables(self.measured), *notes]) + "\n"
-        (folder / f"{self.name}.json").write_text(json.dumps({"machine": machine(), **asdict(self)}, indent=2) + "\n")
-        (folder / f"{self.name}.md").write_text(table, "utf-8")
+        markdown = "\n".join([f"# {self.name}\n", machine, *_tables(self.measured), *notes]) + "\n"
+        (folder / f"{self.name}.json").write_text(json.dumps({"machine": machine, **asdict(self)}, indent=2) + "\n")
+        (folder / f"{self.name}.md").write_text(markdown, "utf-8")
         _plot(folder / f"{self.name}.png", self.measured)
-        return table
+        return markdown
 
 
-def machine() -> str:
-    cpus = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next((line.split(":")[1].strip() for line in cpus if line.startswith("model name")), platform.machine())
+def describe_machine() -> str:
+    cpuinfo = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.split(":")[1].strip() for line in cpuinfo if line.startswith("model name")), platform.machine())
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    return f"{model}, {os.cpu_count()} cores, {THREADS} threads each, load {os.getloadavg()[0]:.1f}, {now}"
+    threads = f"{THREADS} threads per contender"
+    return f"{model}, {os.cpu_count()} cores, {threads}, load average {os.getloadavg()[0]:.1f}, {now}"
 
 
-def _tables(measured: Sequence[Measured]) -> list[str]:
+def _tables(measurements: Sequence[Measurement]) -> list[str]:
     lines = []
-    for one in measured:
-        head = ["", one.unit, "min to max", f"over {one.baseline}", "min to max"]
-        lines += [f"\n## {one.what}\n", _row(head), _row(["---", *["---:"] * 4])]
-        for name in one.contenders:
-            lines.append(_row([name, *_cells(one.values(name)), *_cells(one.ratio(name, one.baseline))]))
-    goals = [(one, goal) for one in measured for goal in one.goals]
+    for measurement in measurements:
+        baseline = measurement.baseline
+        header = ["", measurement.unit, "min to max", f"ratio to {baseline}", "min to max"]
+        lines += [f"\n## {measurement.title}\n", _row(header), _row(["---", *["---:"] * 4])]
+        for name in measurement.contenders:
+            values, ratio = measurement.values(name), measurement.ratio(name, baseline)
+            lines.append(_row([name, *_cells(values), *_cells(ratio)]))
+    goals = [_goal_row(measurement, goal) for measurement in measurements for goal in measurement.goals]
     if goals:
-        lines += ["\n## Goals\n", _row(["", "ratio", "min to max", "goal", "reached"]), _row(["---", *["---:"] * 4])]
-        lines += [_goal(one, goal) for one, goal in goals]
+        lines += ["\n## Goals\n", _row(["", "ratio", "min to max", "goal", "met"]), _row(["---", *["---:"] * 4])]
+        lines += goals
     return lines
 
 
-def _goal(one: Measured, goal: Goal) -> str:
-    ratio = one.ratio(goal.contender, goal.against)
-    enough = (goal.least is None or ratio.median >= goal.least) and (goal.most is None or ratio.median <= goal.most)
-    bound = f"at least {goal.least:g}" if goal.least is not None else f"at most {goal.most:g}"
-    title = f"{one.what}: {goal.contender} over {goal.against}"
-    return _row([title, *_cells(ratio), bound, "yes" if enough else "no"])
+def _goal_row(measurement: Measurement, goal: Goal) -> str:
+    """A goal applies to the median."""
+    ratio = measurement.ratio(goal.contender, goal.baseline)
+    met = (goal.at_least is None or ratio.median >= goal.at_least) and (
+        goal.at_most is None or ratio.median <= goal.at_most
+    )
+    bound = f"at least {goal.at_least:g}" if goal.at_least is not None else f"at most {goal.at_most:g}"
+    title = f"{measurement.title}: {goal.contender} / {goal.baseline}"
+    return _row([title, *_cells(ratio), bound, "yes" if met else "no"])
 
 
 def _cells(spread: Spread) -> tuple[str, str]:
-    return _number(spread.median), f"{_number(spread.low)} to {_number(spread.high)}"
+    return _number(spread.median), f"{_number(spread.min)} to {_number(spread.max)}"
 
 
 def _number(value: float) -> str:
@@ -77,28 +84,28 @@ def _row(cells: Sequence[Any]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _plot(path: Path, measured: Sequence[Measured]) -> None:
+def _plot(path: Path, measurements: Sequence[Measurement]) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    heights = [0.9 + 0.3 * len(one.contenders) for one in measured]
+    heights = [0.9 + 0.3 * len(measurement.contenders) for measurement in measurements]
     figure, grid = plt.subplots(
-        len(measured), figsize=(8, sum(heights)), height_ratios=heights, layout="constrained", squeeze=False
+        len(measurements), figsize=(8, sum(heights)), height_ratios=heights, layout="constrained", squeeze=False
     )
-    for axes, one in zip(grid[:, 0], measured, strict=True):
-        spreads = [one.values(name) for name in one.contenders]
+    for axes, measurement in zip(grid[:, 0], measurements, strict=True):
+        spreads = [measurement.values(name) for name in measurement.contenders]
         medians = [spread.median for spread in spreads]
-        errors = [[s.median - s.low for s in spreads], [s.high - s.median for s in spreads]]
-        colors = ["tab:green" if name.startswith("rootstock") else "0.7" for name in one.contenders]
-        bars = axes.barh(one.contenders, medians, xerr=errors, color=colors, capsize=3)
+        errors = [[s.median - s.min for s in spreads], [s.max - s.median for s in spreads]]
+        colors = ["tab:green" if name.startswith("rootstock") else "0.7" for name in measurement.contenders]
+        bars = axes.barh(measurement.contenders, medians, xerr=errors, color=colors, capsize=3)
         axes.bar_label(bars, [_number(value) for value in medians], padding=6, fontsize="small")
         axes.margins(x=0.12)
         axes.locator_params(axis="x", nbins=5)
         axes.xaxis.set_major_formatter("{x:,g}")
         axes.invert_yaxis()
-        axes.set(title=one.what, xlabel=one.unit)
+        axes.set(title=measurement.title, xlabel=measurement.unit)
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)
     plt.close(figure)

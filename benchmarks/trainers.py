@@ -1,4 +1,7 @@
-"""Who fine-tunes a classifier, each as its documentation has it. Imported in every environment."""
+"""Contenders that fine-tune a classifier, each library used as its documentation shows.
+
+Every contender's environment imports this module, so it imports libraries only where they are used.
+"""
 
 from __future__ import annotations
 
@@ -9,44 +12,48 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .data import rows
+from .data import read_rows
 
 LABELS = ["NEGATIVE", "POSITIVE"]
-BATCH = 32
+BATCH_SIZE = 32
 Rows = list[dict[str, str]]
 
 
 class Trainer:
-    """Trains from the pretrained weights at each call; what is drawn, and how it is shuffled, hangs on the seed."""
+    """Fine-tunes from the pretrained weights in each round; the seed decides the sample and its order."""
 
-    start: Callable[..., None]  # takes the weights folder, the number of documents, the seed, the contender's settings
+    setup: Callable[..., None]  # arguments: the folder of the weights, the number of documents, the seed, settings
     train: Callable[[Rows], None]
     predict: Callable[[Sequence[str]], list[str]]
 
-    def __init__(self, weights: str, train: str, test: str, documents: int, test_documents: int, **own: Any) -> None:
-        self.weights, self.documents, self.own = weights, documents, own
-        self.rows, self.test = rows(train), rows(test, test_documents)
+    def __init__(
+        self, weights: str, train_path: str, test_path: str, n_train: int, n_test: int, **settings: Any
+    ) -> None:
+        self.weights, self.n_train, self.settings = weights, n_train, settings
+        self.train_rows, self.test_rows = read_rows(train_path), read_rows(test_path, n_test)
 
     def __call__(self, seed: int) -> dict[str, Any]:
-        drawn = draw(self.rows, self.documents, seed)
-        self.start(self.weights, self.documents, seed, **self.own)
-        begin = time.perf_counter()
-        self.train(drawn)
-        seconds = time.perf_counter() - begin
-        predicted = self.predict([row["text"] for row in self.test])
-        right = sum(row["label"] == label for row, label in zip(self.test, predicted, strict=True))
-        return {"seconds": seconds, "documents": len(drawn) / seconds, "accuracy": right / len(self.test)}
+        rows = balanced_sample(self.train_rows, self.n_train, seed)
+        self.setup(self.weights, self.n_train, seed, **self.settings)
+        start = time.perf_counter()
+        self.train(rows)
+        seconds = time.perf_counter() - start
+        predicted = self.predict([row["text"] for row in self.test_rows])
+        n_correct = sum(row["label"] == label for row, label in zip(self.test_rows, predicted, strict=True))
+        accuracy = n_correct / len(self.test_rows)
+        return {"seconds": seconds, "documents_per_second": len(rows) / seconds, "accuracy": accuracy}
 
 
-def draw(rows: Rows, documents: int, seed: int) -> Rows:
-    """As many of each label, shuffled."""
-    lots = random.Random(seed)
-    drawn = [row for label in LABELS for row in lots.sample([r for r in rows if r["label"] == label], documents // 2)]
-    return lots.sample(drawn, len(drawn))
+def balanced_sample(rows: Rows, n_documents: int, seed: int) -> Rows:
+    """A shuffled sample with equally many rows per label."""
+    rng = random.Random(seed)
+    by_label = [[row for row in rows if row["label"] == label] for label in LABELS]
+    sample = [row for group in by_label for row in rng.sample(group, n_documents // len(LABELS))]
+    return rng.sample(sample, len(sample))
 
 
-class WithSpacy(Trainer):
-    """Through `nlp.update`."""
+class SpacyTrainer(Trainer):
+    """Trains with `nlp.update`."""
 
     nlp: Any
     optimizer: Any
@@ -59,7 +66,7 @@ class WithSpacy(Trainer):
 
         for _ in range(self.epochs):
             random.shuffle(rows)
-            for batch in minibatch(rows, BATCH):
+            for batch in minibatch(rows, BATCH_SIZE):
                 examples = [Example.from_dict(self.nlp.make_doc(row["text"]), {"cats": _cats(row)}) for row in batch]
                 self.optimizer.step_schedules()
                 self.nlp.update(examples, drop=self.dropout, sgd=self.optimizer)
@@ -68,28 +75,29 @@ class WithSpacy(Trainer):
         return [max(LABELS, key=doc.cats.__getitem__) for doc in self.nlp.pipe(texts)]
 
 
-class Rootstock(WithSpacy):
-    """As `workflow.stages.finetune` trains."""
+class Rootstock(SpacyTrainer):
+    """Trains like the stage `workflow.stages.finetune`."""
 
-    def start(self, weights: str, documents: int, seed: int, precision: str, epochs: int = 1) -> None:
+    def setup(self, weights: str, n_train: int, seed: int, precision: str, epochs: int = 1) -> None:
         from pathlib import Path
 
-        from workflow.engine import params, stage
+        from workflow.engine import params
+        from workflow.model.determinism import make_deterministic
         from workflow.stages import finetune
 
         settings = params.load()
-        changes = {"precision": precision, "epochs": epochs, "batch_size": BATCH}
+        changes = {"precision": precision, "epochs": epochs, "batch_size": BATCH_SIZE}
         settings = settings.model_copy(update={"seed": seed, "finetune": settings.finetune.model_copy(update=changes)})
         self.epochs, self.dropout = epochs, settings.finetune.dropout
-        stage.set_torch(settings)
+        make_deterministic(settings)
         self.nlp = finetune.build(settings, Path(weights), LABELS)
-        self.optimizer = finetune.make_optimizer(settings.finetune, math.ceil(documents / BATCH) * epochs)
+        self.optimizer = finetune.make_optimizer(settings.finetune, math.ceil(n_train / BATCH_SIZE) * epochs)
 
 
-class SpacyTransformers(WithSpacy):
-    """With the layers of spaCy's quickstart, whole documents."""
+class SpacyTransformers(SpacyTrainer):
+    """The architecture of spaCy's quickstart configuration, on whole documents."""
 
-    def start(self, weights: str, documents: int, seed: int) -> None:
+    def setup(self, weights: str, n_train: int, seed: int) -> None:
         import spacy
         from thinc.api import Adam, warmup_linear
 
@@ -104,14 +112,14 @@ class SpacyTransformers(WithSpacy):
         for label in LABELS:
             textcat.add_label(label)
         self.nlp.initialize()
-        steps = math.ceil(documents / BATCH)
+        steps = math.ceil(n_train / BATCH_SIZE)
         self.optimizer = Adam(warmup_linear(5e-5, steps // 10, steps + 1), L2=0.01, L2_is_weight_decay=True)
 
 
-class HuggingFace(Trainer):
-    """Its Trainer with the defaults, and documents of like length together."""
+class HuggingFaceTrainer(Trainer):
+    """The Trainer of Transformers with its defaults, except that batches group documents of similar length."""
 
-    def start(self, weights: str, documents: int, seed: int) -> None:
+    def setup(self, weights: str, n_train: int, seed: int) -> None:
         from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_seed
 
         set_seed(seed)
@@ -122,36 +130,40 @@ class HuggingFace(Trainer):
     def train(self, rows: Rows) -> None:
         import transformers
 
-        cut = self.tokenizer([row["text"] for row in rows], truncation=True)["input_ids"]
-        found = [{"input_ids": i, "labels": LABELS.index(row["label"])} for i, row in zip(cut, rows, strict=True)]
+        input_ids = self.tokenizer([row["text"] for row in rows], truncation=True)["input_ids"]
+        dataset = [
+            {"input_ids": ids, "labels": LABELS.index(row["label"])} for ids, row in zip(input_ids, rows, strict=True)
+        ]
         with tempfile.TemporaryDirectory() as folder:
-            settings = transformers.TrainingArguments(
+            arguments = transformers.TrainingArguments(
                 folder,
                 num_train_epochs=1,
-                per_device_train_batch_size=BATCH,
+                per_device_train_batch_size=BATCH_SIZE,
                 group_by_length=True,
                 seed=self.seed,
                 save_strategy="no",
                 report_to=[],
             )
-            trainer = transformers.Trainer(self.model, settings, train_dataset=found, processing_class=self.tokenizer)
+            trainer = transformers.Trainer(
+                self.model, arguments, train_dataset=dataset, processing_class=self.tokenizer
+            )
             trainer.train()
 
     def predict(self, texts: Sequence[str]) -> list[str]:
         import torch
 
         self.model.eval()
-        found: list[str] = []
+        predicted: list[str] = []
         with torch.inference_mode():
-            for start in range(0, len(texts), BATCH):
-                batch = list(texts[start : start + BATCH])
+            for start in range(0, len(texts), BATCH_SIZE):
+                batch = list(texts[start : start + BATCH_SIZE])
                 inputs = self.tokenizer(batch, truncation=True, padding=True, return_tensors="pt")
-                found += [LABELS[i] for i in self.model(**inputs).logits.argmax(1)]
-        return found
+                predicted += [LABELS[i] for i in self.model(**inputs).logits.argmax(1)]
+        return predicted
 
 
 class SetFit(Trainer):
-    def start(self, weights: str, documents: int, seed: int) -> None:
+    def setup(self, weights: str, n_train: int, seed: int) -> None:
         from setfit import SetFitModel
 
         self.seed = seed
@@ -161,10 +173,10 @@ class SetFit(Trainer):
         import setfit
         from datasets import Dataset
 
-        found = {"text": [row["text"] for row in rows], "label": [LABELS.index(row["label"]) for row in rows]}
+        columns = {"text": [row["text"] for row in rows], "label": [LABELS.index(row["label"]) for row in rows]}
         with tempfile.TemporaryDirectory() as folder:
-            settings = setfit.TrainingArguments(folder, seed=self.seed, save_strategy="no", report_to="none")
-            setfit.Trainer(self.model, settings, train_dataset=Dataset.from_dict(found)).train()
+            arguments = setfit.TrainingArguments(folder, seed=self.seed, save_strategy="no", report_to="none")
+            setfit.Trainer(self.model, arguments, train_dataset=Dataset.from_dict(columns)).train()
 
     def predict(self, texts: Sequence[str]) -> list[str]:
         return list(self.model.predict(list(texts)))

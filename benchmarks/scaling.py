@@ -1,4 +1,7 @@
-"""Ten times the documents: the time and the peak memory of each stage, and of `nlp.pipe`. A process for each."""
+"""Time and peak memory of each workflow stage and of `nlp.pipe`, for ten times as many documents.
+
+Each measurement runs in its own process.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from . import data
+from .harness import Contender, Goal, Measurement, run_interleaved
 from .report import Report
-from .turns import Contender, Goal, Measured, take_turns
 
 SPLITS = ("train", "dev", "test")
-Places = Callable[[Path], list[tuple[dict[str, Path], dict[str, Path]]]]  # inputs and outputs of each run
 
-JOBS: dict[str, Places] = {
+# For each stage: the folder of the data -> the inputs and outputs of each run of the stage.
+STAGES: dict[str, Callable[[Path], list[tuple[dict[str, Path], dict[str, Path]]]]] = {
     "sentencize": lambda root: [({}, {"sentences": root / "sentences" / split}) for split in SPLITS],
     "wordpiece": lambda root: [
         (
@@ -31,38 +34,39 @@ JOBS: dict[str, Places] = {
     "encode": lambda root: [
         ({"wordpieces": root / "wordpieces", "weights": data.WEIGHTS}, {"features": root / "features"})
     ],
-    "finetune": lambda root: [(_pieces(root) | {"weights": data.WEIGHTS}, {"model": root / "model" / "base"})],
+    "finetune": lambda root: [(_model_inputs(root) | {"weights": data.WEIGHTS}, {"model": root / "model" / "base"})],
     "evaluate": lambda root: [
-        (_pieces(root) | {"model": root / "model" / "base"}, {"evaluation": root / "evaluation" / "base"})
+        (_model_inputs(root) | {"model": root / "model" / "base"}, {"evaluation": root / "evaluation" / "base"})
     ],
 }
+PIPE = "nlp.pipe"
 
 
-def _pieces(root: Path) -> dict[str, Path]:
+def _model_inputs(root: Path) -> dict[str, Path]:
     return {"features": root / "features", **{f"wordpieces/{split}": root / "wordpieces" / split for split in SPLITS}}
 
 
 def run(full: bool) -> Report:
-    report = Report("growth")
+    report = Report("scaling")
     sizes = (10_000, 100_000) if full else (2_000, 20_000)
-    found: dict[str, dict[str, dict[str, float]]] = {name: {} for name in (*JOBS, "nlp.pipe")}
+    replies: dict[str, dict[str, dict[str, float]]] = {job: {} for job in (*STAGES, PIPE)}
     for size in sizes:
         with tempfile.TemporaryDirectory() as root:
-            write(Path(root), size)
-            for name, replies in found.items():
-                contender = Contender(f"{size:,} documents", WORK, job=name, root=root)
-                replies |= take_turns([contender], [{}])[0]
+            write_documents(Path(root), size)
+            for job, by_size in replies.items():
+                contender = Contender(f"{size:,} documents", "benchmarks.scaling:Job", job=job, root=root)
+                by_size |= run_interleaved([contender], [{}])[0]
     small, large = (f"{size:,} documents" for size in sizes)
-    for what, unit, most in (("seconds", "seconds", 11), ("peak_mb", "peak MB", 1.1)):
-        for name, replies in found.items():
-            rounds = [{contender: reply[what] for contender, reply in replies.items()}]
-            report.add(Measured(f"{name}: {unit}", unit, small, rounds, [Goal(large, small, most=most)]))
+    for key, unit, at_most in (("seconds", "seconds", 11), ("peak_mb", "peak MB", 1.1)):
+        for job, by_size in replies.items():
+            rounds = [{size: reply[key] for size, reply in by_size.items()}]
+            report.add(Measurement(f"{job}: {unit}", unit, small, rounds, [Goal(large, small, at_most=at_most)]))
     return report
 
 
-def write(root: Path, size: int) -> None:
-    """So many documents of five words to train on, and to test on; a tenth of that for dev."""
-    rows = data.rows(data.SHARED / "sst2" / "train.jsonl")
+def write_documents(root: Path, size: int) -> None:
+    """Write documents of five words: `size` for train, as many for test, and a tenth of that for dev."""
+    rows = data.read_rows(data.SHARED / "sst2" / "train.jsonl")
     words = cycle(word for row in rows for word in row["text"].split() if word.isalpha())
     labels = cycle(sorted({row["label"] for row in rows}))
     for split, n in zip(SPLITS, (size, size // 10, size), strict=True):
@@ -70,11 +74,8 @@ def write(root: Path, size: int) -> None:
         (root / f"{split}.jsonl").write_text("\n".join(lines), "utf-8")
 
 
-WORK = "benchmarks.growth:Job"
-
-
 class Job:
-    """In the worker."""
+    """Contender: one stage, or `nlp.pipe`."""
 
     def __init__(self, job: str, root: str) -> None:
         from workflow.engine import params
@@ -92,11 +93,11 @@ class Job:
 
     def __call__(self) -> dict[str, Any]:
         start = time.perf_counter()
-        if self.job == "nlp.pipe":
+        if self.job == PIPE:
             self.pipe()
         else:
-            stage = importlib.import_module(f"workflow.{self.job}")
-            for inputs, outputs in JOBS[self.job](self.root):
+            stage = importlib.import_module(f"workflow.stages.{self.job}")
+            for inputs, outputs in STAGES[self.job](self.root):
                 for folder in outputs.values():
                     folder.mkdir(parents=True)
                 stage.run(self.params, inputs, outputs)

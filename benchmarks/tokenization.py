@@ -1,44 +1,33 @@
-"""Who cuts texts into tokens and pieces; and commands, which are timed whole. In the worker."""
+"""Contenders that split texts into tokens, sentences and wordpieces."""
 
 from __future__ import annotations
 
 import gc
-import subprocess
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from .data import texts, words
+from .data import count_words, read_texts
 
 
-class Command:
-    def __init__(self, command: list[str]) -> None:
-        self.command = command
+class Pipeline:
+    """Words per second of `nlp.pipe` with the sentencizer and `trf_wordpiecer`, on the train split of a folder."""
 
-    def __call__(self) -> dict[str, Any]:
-        start = time.perf_counter()
-        subprocess.run(self.command, check=True, stdout=subprocess.DEVNULL)
-        return {"seconds": time.perf_counter() - start}
-
-
-class Cutter:
-    """Words a second of a folder's train split."""
-
-    def __init__(self, weights: str, folder: str, first: bool) -> None:
-        """first: whether each round is its first, for which it loads; or it knows the words of the round before."""
-        self.texts = texts(Path(folder) / "train.jsonl")
-        self.words = sum(map(words, self.texts))
-        self.weights, self.folder, self.first = weights, folder, first
+    def __init__(self, weights: str, folder: str, cold: bool) -> None:
+        """cold: reload before each round, so that all words are new; otherwise caches of earlier rounds are warm."""
+        self.texts = read_texts(Path(folder) / "train.jsonl")
+        self.words = sum(map(count_words, self.texts))
+        self.weights, self.folder, self.cold = weights, folder, cold
         self.load()
 
     def __call__(self) -> dict[str, Any]:
-        if self.first:
+        if self.cold:
             self.load()
-            gc.collect()  # what the round before has left
+            gc.collect()  # frees the objects of the previous round
         start = time.perf_counter()
-        self.cut()
-        return {"words": self.words / (time.perf_counter() - start)}
+        self.tokenize()
+        return {"words_per_second": self.words / (time.perf_counter() - start)}
 
     def load(self) -> None:
         import spacy
@@ -47,23 +36,23 @@ class Cutter:
         self.nlp.add_pipe("sentencizer")
         self.wordpiecer = self.nlp.add_pipe("trf_wordpiecer", config={"weights": self.weights})
 
-    def cut(self) -> None:
+    def tokenize(self) -> None:
         for doc in self.nlp.pipe(self.texts):
             last = doc
         assert len(last._.trf_word_pieces)
 
 
-class Alone(Cutter):
-    """spaCy's tokenizer, then the fast tokenizer, whose threads take all cores."""
+class TokenizersAlone(Pipeline):
+    """spaCy's tokenizer, then the fast tokenizer of Transformers in one call, which uses threads on all cores."""
 
-    def cut(self) -> None:
+    def tokenize(self) -> None:
         for text in self.texts:
             self.nlp.make_doc(text)
         self.wordpiecer.tokenizer.backend_tokenizer.encode_batch(self.texts)
 
 
-class Stages(Cutter):
-    """sentencize and wordpiece, what they read and write on disk included."""
+class Stages(Pipeline):
+    """The workflow stages sentencize and wordpiece, including what they read from and write to disk."""
 
     def load(self) -> None:
         from workflow.engine import params
@@ -73,7 +62,7 @@ class Stages(Cutter):
         settings = params.load()
         self.params = settings.model_copy(update={"data": settings.data.model_copy(update={"folder": self.folder})})
 
-    def cut(self) -> None:
+    def tokenize(self) -> None:
         sentencize, wordpiece = self.stages
         with tempfile.TemporaryDirectory() as tmp:
             sentences, pieces = Path(tmp) / "sentences" / "train", Path(tmp) / "wordpieces" / "train"
