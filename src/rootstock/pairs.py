@@ -1,4 +1,4 @@
-"""Two texts that the model reads together: premise and hypothesis, question and passage."""
+"""Text pairs that the model reads together, such as premise and hypothesis, or question and passage."""
 
 from spacy.language import Language
 from spacy.tokens import Doc
@@ -9,8 +9,8 @@ from . import attributes
 def make_pair(nlp: Language, first: str, second: str) -> Doc:
     """A Doc of both texts, with white space between them, for `nlp(doc)`, `nlp.pipe` or an Example.
 
-    `trf_wordpiecer` sets the two off with the boundary pieces and token types that the model's own tokenizer uses;
-    `doc._.trf_second_text` is the token at which the second begins. The pair has one class vector.
+    `trf_wordpiecer` separates them with the boundary pieces and token types of the model's own tokenizer.
+    `doc._.trf_second_text` is the index of the token at which the second begins. The pair has one class vector.
     """
     attributes.register()
     docs = [nlp.make_doc(first), nlp.make_doc(second)]

@@ -1,4 +1,4 @@
-"""Texts that break tokenizers."""
+"""Hypothesis strategies: texts that are difficult for tokenizers."""
 
 from hypothesis import strategies as st
 

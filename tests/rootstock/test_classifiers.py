@@ -1,4 +1,4 @@
-"""Fine-tuned classifiers of Transformers become spaCy pipelines and come back, with equal logits."""
+"""Conversion of fine-tuned classifiers between Transformers and spaCy, with equal logits."""
 
 import numpy as np
 import pytest
@@ -7,14 +7,14 @@ import torch
 from thinc.api import SGD
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from rootstock.classifiers import give_back, take_over
+from rootstock.classifiers import from_transformers, to_transformers
 from rootstock.pairs import make_pair
-from tests.conftest import SHARED, pipeline
+from tests.conftest import pipeline
 from tests.rootstock.test_finite_differences import check_head, in_float64
 from tests.rootstock.test_update import BATCHES, examples, sgd
 from tests.rootstock.weights.test_families import FAMILIES, TEXTS, TOKENIZERS, make_weights
 
-pytestmark = pytest.mark.skipif(not TOKENIZERS.is_dir(), reason=f"the real tokenizers are not at hand in {SHARED}")
+pytestmark = pytest.mark.skipif(not TOKENIZERS.is_dir(), reason=f"no tokenizers in {TOKENIZERS}")
 LABELS = {0: "GOOD", 1: "BAD", 2: "SO SO"}
 SHORT = TEXTS[:2]
 
@@ -36,7 +36,7 @@ def make_classifier(family, folder, **settings):
 
 
 def logits_of(folder, *texts) -> np.ndarray:
-    """As Transformers computes them, one text (or pair) at a time."""
+    """Logits from Transformers of one text or pair."""
     net = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     encoded = tokenizer(*texts, return_tensors="pt")
@@ -52,10 +52,10 @@ def classifier(request, tmp_path_factory):
 
 
 def fp32(folder, **config):
-    return take_over(folder, tok2vec={"precision": "fp32", **config})
+    return from_transformers(folder, tok2vec={"precision": "fp32", **config})
 
 
-def test_both_ways_with_equal_logits(classifier, tmp_path):
+def test_logits_are_equal_after_conversion_in_both_directions(classifier, tmp_path):
     nlp = fp32(classifier)
     head = nlp.get_pipe("trf_textcat")
     assert head.labels == tuple(LABELS.values()) and head.exclusive_classes
@@ -65,9 +65,9 @@ def test_both_ways_with_equal_logits(classifier, tmp_path):
         p = np.exp(expected[0]) / np.exp(expected[0]).sum()
         assert doc.cats == pytest.approx(dict(zip(LABELS.values(), p.tolist(), strict=True)), abs=1e-4)
 
-    give_back(nlp, tmp_path / "unchanged")
-    nlp.update(three_way(nlp), sgd=sgd())  # what is given back is what was trained since
-    give_back(nlp, tmp_path / "trained")
+    to_transformers(nlp, tmp_path / "unchanged")
+    nlp.update(three_label_examples(nlp), sgd=sgd())
+    to_transformers(nlp, tmp_path / "trained")
     for text in SHORT:
         expected = logits_of(classifier, text)
         np.testing.assert_allclose(logits_of(tmp_path / "unchanged", text), expected, atol=1e-5)
@@ -78,7 +78,7 @@ def test_both_ways_with_equal_logits(classifier, tmp_path):
     assert net.config.id2label == LABELS and net.config.problem_type == "single_label_classification"
 
 
-def three_way(nlp):
+def three_label_examples(nlp):
     data = examples(nlp, BATCHES[0])
     for example in data:
         example.reference.cats["SO SO"] = 0.0
@@ -86,7 +86,7 @@ def three_way(nlp):
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "modernbert"])
-def test_a_pipeline_that_was_taken_over_is_saved_and_loaded(family, tmp_path):
+def test_converted_pipeline_is_saved_and_loaded(family, tmp_path):
     nlp = fp32(make_classifier(family, tmp_path / "classifier"))
     nlp.to_disk(tmp_path / "pipeline")
     loaded = spacy.load(tmp_path / "pipeline")
@@ -97,7 +97,7 @@ def test_a_pipeline_that_was_taken_over_is_saved_and_loaded(family, tmp_path):
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "xlnet"])
-def test_pairs(family, tmp_path):
+def test_logits_of_a_pair(family, tmp_path):
     make_classifier(family, tmp_path)
     nlp = fp32(tmp_path)
     doc = nlp(make_pair(nlp, "Laura flew to Paris.", "She is there now. It rains."))
@@ -105,49 +105,49 @@ def test_pairs(family, tmp_path):
     np.testing.assert_allclose(nlp.get_pipe("trf_textcat").logits([doc])[0], expected, atol=1e-4)
 
 
-def test_several_labels_per_text(tmp_path):
+def test_multi_label_classifier(tmp_path):
     make_classifier("bert", tmp_path, problem_type="multi_label_classification")
     nlp = fp32(tmp_path)
     p = 1 / (1 + np.exp(-logits_of(tmp_path, SHORT[0])[0]))
     assert nlp(SHORT[0]).cats == pytest.approx(dict(zip(LABELS.values(), p.tolist(), strict=True)), abs=1e-4)
-    give_back(nlp, tmp_path / "back")
+    to_transformers(nlp, tmp_path / "back")
     config = AutoModelForSequenceClassification.from_pretrained(tmp_path / "back").config
     assert config.problem_type == "multi_label_classification"
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "gpt2", "modernbert"])
-def test_a_native_head_trained_from_scratch_is_given_back(family, tmp_path):
+def test_native_head_trained_from_scratch_converts_to_transformers(family, tmp_path):
     nlp = pipeline(make_weights(family, tmp_path / "weights"), spans="document")
     head = nlp.add_pipe("trf_textcat", config={"head": "native"})
     head.add_label("GOOD"), head.add_label("BAD")
     losses = [nlp.update(examples(nlp, BATCHES[0]), sgd=SGD(0.02), losses={})["trf_textcat"] for _ in range(3)]
     assert losses[-1] < losses[0]
-    give_back(nlp, tmp_path / "back")
+    to_transformers(nlp, tmp_path / "back")
     for text in SHORT:
         expected = logits_of(tmp_path / "back", text)
         np.testing.assert_allclose(head.logits([nlp(text)])[0], expected, atol=1e-4)
 
 
 def test_gradients_of_a_native_head_with_a_hidden_layer(tmp_path):
-    nlp = take_over(make_classifier("roberta", tmp_path))
-    check_head(in_float64(nlp), whole=True)
+    nlp = from_transformers(make_classifier("roberta", tmp_path))
+    check_head(in_float64(nlp), needs_windows=False)
 
 
-def test_what_cannot_be_taken_or_given_is_told(tiny, tmp_path):
+def test_unsupported_conversions_raise(tiny, tmp_path):
     with pytest.raises(ValueError, match="no trained classifier"):
-        take_over(tiny)
+        from_transformers(tiny)
     with pytest.raises(ValueError, match=r"config.json not found"):
-        take_over(tmp_path / "nothing")
+        from_transformers(tmp_path / "nothing")
     make_classifier("bert", tmp_path / "regression", id2label={0: "SCORE"}, problem_type="regression")
     with pytest.raises(ValueError, match="problem_type='regression'"):
-        take_over(tmp_path / "regression")
+        from_transformers(tmp_path / "regression")
     make_classifier("modernbert", tmp_path / "mean", classifier_pooling="mean")
-    with pytest.raises(ValueError, match="classifier_pooling='mean' is not known"):
-        take_over(tmp_path / "mean")
+    with pytest.raises(ValueError, match="classifier_pooling='mean' is not supported"):
+        from_transformers(tmp_path / "mean")
     nlp = pipeline(tiny)
     with pytest.raises(ValueError, match="the pipeline has no TrfTextCat"):
-        give_back(nlp, tmp_path / "back")
+        to_transformers(nlp, tmp_path / "back")
     head = nlp.add_pipe("trf_textcat")
     head.add_label("A"), head.add_label("B")
     with pytest.raises(ValueError, match=r"head='class_vector', which bert's .* configure it with head='native'"):
-        give_back(nlp, tmp_path / "back")
+        to_transformers(nlp, tmp_path / "back")

@@ -1,4 +1,4 @@
-"""The docstrings are the API reference: every public name has one, and one that raises says so."""
+"""Docstrings are the API reference: every public name has one, and it documents exceptions and settings."""
 
 import ast
 
@@ -7,8 +7,8 @@ import pytest
 from tests.conftest import ROOT
 
 MODULES = sorted((ROOT / "src/rootstock").rglob("*.py"))
-# Methods that are spaCy's, PyTorch's or Thinc's and do what those document.
-THEIRS = {
+# Methods of spaCy's, PyTorch's and Thinc's interfaces, which are documented there.
+INTERFACE_METHODS = {
     "add_listener", "annotate", "connect", "find_listeners", "finish_update", "forward", "from_bytes", "from_disk",
     "initialize", "is_trainable", "label_data", "labels", "learn", "listeners", "listening_components", "pipe",
     "predict", "remove_listener", "score", "set_annotations", "to_bytes", "to_device", "to_disk", "update",
@@ -20,7 +20,7 @@ def public(body):
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
             yield node
             if isinstance(node, ast.ClassDef):
-                yield from (method for method in public(node.body) if method.name not in THEIRS)
+                yield from (method for method in public(node.body) if method.name not in INTERFACE_METHODS)
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: path.stem)
@@ -31,22 +31,22 @@ def test_every_public_name_has_a_docstring(module):
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: path.stem)
-def test_what_raises_says_so(module):
-    silent = []
+def test_docstrings_of_raising_functions_say_so(module):
+    undocumented = []
     for node in public(ast.parse(module.read_text()).body):
         raises = isinstance(node, ast.FunctionDef) and any(isinstance(part, ast.Raise) for part in ast.walk(node))
         if raises and "Raises" not in (ast.get_docstring(node) or ""):
-            silent.append(node.name)
-    assert silent == []
+            undocumented.append(node.name)
+    assert undocumented == []
 
 
 @pytest.mark.parametrize("module", ["wordpiecer", "tok2vec", "textcat", "release"])
-def test_every_setting_of_a_component_is_described(module):
+def test_docstrings_of_factories_describe_every_setting(module):
     [factory] = [
         node
         for node in ast.parse((ROOT / f"src/rootstock/components/{module}.py").read_text()).body
         if isinstance(node, ast.FunctionDef) and node.decorator_list
     ]
-    described = ast.get_docstring(factory)
+    docstring = ast.get_docstring(factory)
     settings = [arg.arg for arg in factory.args.args if arg.arg not in ("nlp", "name")]
-    assert settings and [name for name in settings if name not in described] == []
+    assert settings and [name for name in settings if name not in docstring] == []

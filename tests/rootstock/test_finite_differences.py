@@ -1,4 +1,4 @@
-"""Gradients against finite differences, all in float64: for every head, doc.tensor, windows, and the mix of layers."""
+"""Gradients against finite differences in float64, for every head, doc.tensor, windows and the mix of layers."""
 
 from functools import partial
 
@@ -13,13 +13,13 @@ from rootstock.pieces.alignment import add_tensor_gradient
 from rootstock.pieces.pieces import Pieces
 from tests.conftest import pipeline
 
-LONG = " ".join(f"w{i}" for i in range(40))  # some windows
+LONG = " ".join(f"w{i}" for i in range(40))  # several windows
 TEXTS = ["I like it. A lot.", "No, not at all 😀.", LONG]
 STEP = 1e-6
 
 
-class Double(Ops):
-    """Thinc's plain NumPy operations in float64; its fast ones know float32 alone."""
+class Float64Ops(Ops):
+    """Thinc's plain NumPy operations in float64; its optimized ones support only float32."""
 
     xp = np
 
@@ -34,7 +34,7 @@ def in_float64(nlp):
     for name in nlp.pipe_names[2:]:
         head = nlp.get_pipe(name)
         for node in head.model.walk():
-            node._to_ops(Double())
+            node._to_ops(Float64Ops())
             for param in node.param_names:
                 node.set_param(param, node.get_param(param).astype("float64"))
             for shim in node.shims:
@@ -42,11 +42,11 @@ def in_float64(nlp):
     return nlp
 
 
-def arrays_of(nlp) -> list:
-    """Every array of weights, each once, with a way to read its gradient."""
+def parameters_of(nlp) -> list:
+    """Name, array and gradient getter of every parameter."""
     tok2vec = nlp.get_pipe("trf_tok2vec")
     modules = [m for m in (tok2vec.transformer, tok2vec.mix) if m is not None]
-    found = [
+    parameters = [
         (name, p.data.numpy(), lambda p=p: p.grad.to_dense().numpy())
         for module in modules
         for name, p in module.named_parameters()
@@ -54,18 +54,18 @@ def arrays_of(nlp) -> list:
     ]
     for name in nlp.pipe_names[2:]:
         head = nlp.get_pipe(name)
-        found += [(k, head.linear.get_param(k), partial(head.linear.get_grad, k)) for k in ("W", "b")]
+        parameters += [(k, head.linear.get_param(k), partial(head.linear.get_grad, k)) for k in ("W", "b")]
         if head.hidden is not None:
-            module = head.hidden.shims[0]._model
-            found += [(k, p.data.numpy(), lambda p=p: p.grad.to_dense().numpy()) for k, p in module.named_parameters()]
-    return found
+            named = head.hidden.shims[0]._model.named_parameters()
+            parameters += [(k, p.data.numpy(), lambda p=p: p.grad.to_dense().numpy()) for k, p in named]
+    return parameters
 
 
-def compare(nlp, loss, backward) -> None:
-    """Move all the weights along a random direction, and each array alone; hold the slopes against the gradient."""
+def check_gradients(nlp, loss, backward) -> None:
+    """Compare gradients with the slope along a random direction, for all parameters and for single ones."""
     loss()
     backward()
-    arrays = [(name, value, gradient()) for name, value, gradient in arrays_of(nlp) if _has(gradient)]
+    arrays = [(name, value, gradient()) for name, value, gradient in parameters_of(nlp) if _has_gradient(gradient)]
     rng = np.random.default_rng(0)
     directions = [rng.normal(size=value.shape) for _, value, _ in arrays]
     assert sum(abs(g).sum() for _, _, g in arrays) > 0
@@ -76,10 +76,10 @@ def compare(nlp, loss, backward) -> None:
         assert slope == pytest.approx((gradient * direction).sum(), rel=1e-4, abs=1e-7), name
 
 
-def _has(gradient) -> bool:
+def _has_gradient(gradient) -> bool:
     try:
         return gradient() is not None
-    except AttributeError:  # a pooler that nobody read has no gradient
+    except AttributeError:  # an unused pooler has no gradient
         return False
 
 
@@ -95,9 +95,9 @@ def _slope(loss, arrays, directions) -> float:
 
 
 @pytest.mark.parametrize("mix", [False, True], ids=["last layer", "mix"])
-@pytest.mark.parametrize("exclusive", [True, False], ids=["exclusive", "several labels"])
+@pytest.mark.parametrize("exclusive", [True, False], ids=["exclusive", "multi-label"])
 @pytest.mark.parametrize("head", [*POOLING, "native"])
-def test_heads(tiny, head, exclusive, mix):
+def test_gradients_of_every_head(tiny, head, exclusive, mix):
     nlp = pipeline(tiny, mix_layers=mix)
     textcat = nlp.add_pipe("trf_textcat", config={"head": head, "exclusive_classes": exclusive})
     for label in ("GOOD", "BAD", "SO SO"):
@@ -106,7 +106,7 @@ def test_heads(tiny, head, exclusive, mix):
     check_head(nlp)
 
 
-def check_head(nlp, whole=False):
+def check_head(nlp, needs_windows=True):
     wordpiecer, tok2vec, textcat = (component for _, component in nlp.pipeline)
     docs = [wordpiecer(nlp.make_doc(text)) for text in TEXTS]
     examples = [
@@ -115,12 +115,12 @@ def check_head(nlp, whole=False):
     ]
     for example, doc in zip(examples, docs, strict=True):
         example.predicted = doc
-    assert whole or Pieces.of(docs[2]).window_lengths.size > 1
+    assert not needs_windows or Pieces.of(docs[2]).window_lengths.size > 1
 
     def loss() -> float:
-        with_gradient = [doc.copy() for doc in docs]
-        tok2vec.set_annotations(with_gradient, tok2vec.predict([*with_gradient]))
-        return textcat.get_loss(examples, textcat.predict(with_gradient))[0]
+        copies = [doc.copy() for doc in docs]
+        tok2vec.set_annotations(copies, tok2vec.predict([*copies]))
+        return textcat.get_loss(examples, textcat.predict(copies))[0]
 
     def backward() -> None:
         tok2vec.update(examples)
@@ -129,12 +129,12 @@ def check_head(nlp, whole=False):
         textcat.learn(docs, examples, 0.0)
         tok2vec.head_updated("trf_textcat")
 
-    compare(nlp, loss, backward)
+    check_gradients(nlp, loss, backward)
 
 
 @pytest.mark.parametrize("mix", [False, True], ids=["last layer", "mix"])
 @pytest.mark.parametrize("budget", [3000, 40], ids=["one pack", "many packs"])
-def test_doc_tensor(tiny, mix, budget):
+def test_gradients_of_doc_tensor(tiny, mix, budget):
     nlp = in_float64(pipeline(tiny, mix_layers=mix, words_per_batch=budget))
     wordpiecer, tok2vec = (component for _, component in nlp.pipeline)
     docs = [wordpiecer(nlp.make_doc(text)) for text in TEXTS]
@@ -155,4 +155,4 @@ def test_doc_tensor(tiny, mix, budget):
     for module in tok2vec.transformer.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    compare(nlp, loss, backward)
+    check_gradients(nlp, loss, backward)

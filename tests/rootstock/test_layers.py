@@ -1,4 +1,4 @@
-"""Every layer's states and attention, and attention between spaCy's tokens."""
+"""Hidden states and attention of every layer, and attention between spaCy tokens."""
 
 import numpy as np
 import pytest
@@ -15,13 +15,13 @@ TEXT = "The U.S. cannot wait. Silicon Valley is unbelievable!"
 
 
 @pytest.fixture(scope="module")
-def layered(minilm):
+def layers_nlp(minilm):
     return pipeline(minilm, hidden_states=True, attentions=True, words_per_batch=16)
 
 
-def test_states_and_attentions_are_those_of_hugging_face(layered):
-    doc = next(layered.pipe([TEXT, "Another one."]))
-    pieces, net = Pieces.of(doc), layered.get_pipe("trf_tok2vec").transformer.eval()
+def test_states_and_attentions_are_those_of_hugging_face(layers_nlp):
+    doc = next(layers_nlp.pipe([TEXT, "Another one."]))
+    pieces, net = Pieces.of(doc), layers_nlp.get_pipe("trf_tok2vec").transformer.eval()
     start = 0
     for i, n in enumerate(pieces.sentence_pieces):
         ids = torch.from_numpy(pieces.ids[start : start + n]).long()[None]
@@ -35,8 +35,8 @@ def test_states_and_attentions_are_those_of_hugging_face(layered):
     assert doc._.trf_outputs.hidden_states is doc._.trf_all_hidden_states
 
 
-def test_attention_between_tokens(layered):
-    doc = layered(TEXT)
+def test_rows_of_token_attention_sum_to_one(layers_nlp):
+    doc = layers_nlp(TEXT)
     sentences = token_attention(doc)
     assert [m.shape for m in sentences] == [(6, 12, len(s), len(s)) for s in doc.sents]
     for matrix in sentences:
@@ -44,16 +44,16 @@ def test_attention_between_tokens(layered):
         assert matrix.min() >= 0
 
 
-def test_where_tokens_are_pieces_only_the_boundaries_are_shared(layered):
-    """One piece a token: a token looks where its piece does; what [CLS] and [SEP] are given is shared by all."""
-    doc = layered("it rained again")
-    [piece], [token] = doc._.trf_all_attentions, token_attention(doc)
-    own = np.eye(3, 5, k=1)
-    share = own + (np.eye(5)[[0, 0, 0]] + np.eye(5)[[4, 4, 4]]) / 3
-    np.testing.assert_allclose(token, own @ piece @ share.T, atol=1e-5)
+def test_token_attention_if_each_token_is_one_piece(layers_nlp):
+    """Each token's query is its piece; the attention to [CLS] and [SEP] is distributed over all tokens."""
+    doc = layers_nlp("it rained again")
+    [piece_attention], [attention] = doc._.trf_all_attentions, token_attention(doc)
+    queries = np.eye(3, 5, k=1)
+    keys = queries + (np.eye(5)[[0, 0, 0]] + np.eye(5)[[4, 4, 4]]) / 3
+    np.testing.assert_allclose(attention, queries @ piece_attention @ keys.T, atol=1e-5)
 
 
-def test_windows(tiny):
+def test_outputs_of_a_document_with_several_windows(tiny):
     nlp = pipeline(tiny, hidden_states=True, attentions=True)
     doc = nlp(" ".join(f"w{i}" for i in range(40)))
     assert len(doc._.trf_all_attentions) == len(Pieces.of(doc).window_lengths) > 1
@@ -63,8 +63,8 @@ def test_windows(tiny):
     assert nlp("")._.trf_all_attentions in (None, [])
 
 
-def test_a_mix_of_layers(minilm):
-    """At first the mean of all layers, the embeddings included; then as its weights say. A document of windows too."""
+def test_layer_mix_is_the_weighted_sum_of_all_layers(minilm):
+    """Initially the mean of all layers, embeddings included. Also for a document with several windows."""
     nlp, layers = pipeline(minilm, mix_layers=True), pipeline(minilm, hidden_states=True)
     texts = [TEXT, " ".join(["word"] * 600)]
     states = [doc._.trf_all_hidden_states for doc in layers.pipe(texts)]
@@ -74,13 +74,13 @@ def test_a_mix_of_layers(minilm):
     with torch.no_grad():
         mix.weights.copy_(torch.arange(7.0))
         mix.scale.fill_(2.0)
-    shares = np.exp(np.arange(7)) / np.exp(np.arange(7)).sum()
+    softmax = np.exp(np.arange(7)) / np.exp(np.arange(7)).sum()
     for doc, each in zip(nlp.pipe(texts), states, strict=True):
-        np.testing.assert_allclose(doc._.trf_last_hidden_state, 2 * np.tensordot(shares, each, 1), atol=1e-4)
+        np.testing.assert_allclose(doc._.trf_last_hidden_state, 2 * np.tensordot(softmax, each, 1), atol=1e-4)
 
 
-@pytest.mark.parametrize("train_layers", [0, None], ids=["alone", "with the transformer"])
-def test_the_mix_learns_and_is_saved(tiny, tmp_path, train_layers):
+@pytest.mark.parametrize("train_layers", [0, None], ids=["only the mix", "with the transformer"])
+def test_layer_mix_is_trained_and_saved(tiny, tmp_path, train_layers):
     nlp = pipeline(tiny, mix_layers=True, train_layers=train_layers)
     head = nlp.add_pipe("trf_textcat")
     head.add_label("GOOD"), head.add_label("BAD")
@@ -97,8 +97,8 @@ def test_the_mix_learns_and_is_saved(tiny, tmp_path, train_layers):
     np.testing.assert_array_equal(loaded(TEXT).tensor, nlp(TEXT).tensor)
 
 
-def test_the_mix_steps_once_for_several_heads(tiny):
-    """As `spacy train` does it: every component's `finish_update` comes by; only the first finds a gradient."""
+def test_layer_mix_steps_once_with_several_heads(tiny):
+    """`spacy train` calls every component's `finish_update`; only the first call finds a gradient."""
     nlp = pipeline(tiny, mix_layers=True)
     for name in ("a", "b"):
         head = nlp.add_pipe("trf_textcat", name=name)
@@ -113,7 +113,7 @@ def test_the_mix_steps_once_for_several_heads(tiny):
         assert {n for (owner, _), n in optimizer.nr_update.items() if owner == shim.id} == {step}
 
 
-def test_off_unless_asked_for(nlp):
+def test_outputs_of_all_layers_are_off_by_default(nlp):
     doc = nlp(TEXT)
     assert doc._.trf_all_hidden_states is None and doc._.trf_all_attentions is None
     with pytest.raises(ValueError, match="attentions: true"):

@@ -15,9 +15,9 @@ from tests.rootstock.weights.test_families import TOKENIZERS
 FIRST, SECOND = "Is it raining?", "It is. Hard, too."
 
 
-@pytest.mark.skipif(not TOKENIZERS.is_dir(), reason=f"the real tokenizers are not at hand in {TOKENIZERS}")
+@pytest.mark.skipif(not TOKENIZERS.is_dir(), reason=f"no tokenizers in {TOKENIZERS}")
 @pytest.mark.parametrize("name", ["bert-base-uncased", "roberta-base", "xlnet-base-cased", "gpt2"])
-def test_boundary_pieces_and_types_are_the_tokenizers_own(name):
+def test_boundary_pieces_and_types_equal_the_tokenizers(name):
     import spacy
 
     nlp = spacy.blank("en")
@@ -30,8 +30,8 @@ def test_boundary_pieces_and_types_are_the_tokenizers_own(name):
 
 
 @given(texts, texts)
-def test_nothing_is_lost(tiny_nlp, first, second):
-    """However long either is: every piece of one meets every piece of the other in some window."""
+def test_windows_combine_every_piece_of_both_texts(tiny_nlp, first, second):
+    """Texts of any length: each piece of one is in a window with each piece of the other. Sums are preserved."""
     doc = tiny_nlp(make_pair(tiny_nlp, first, second))
     pieces = Pieces.of(doc)
     assert doc.tensor.shape == (len(doc), 16)
@@ -39,22 +39,22 @@ def test_nothing_is_lost(tiny_nlp, first, second):
         np.testing.assert_allclose(doc.tensor.sum(0), doc._.trf_last_hidden_state.sum(0), atol=1e-4)
     assert pieces.window_lengths.max(initial=0) <= 32
     windows = np.split(pieces.window_pieces, np.cumsum(pieces.window_lengths)[:-1])
-    inner = pieces.ids > 999  # [CLS] and [SEP] are below
-    one, other = (np.flatnonzero(inner & (pieces.types == kind)) for kind in (0, 1))
-    met = np.zeros((len(pieces.ids), len(pieces.ids)), bool)
+    inner = pieces.ids > 999  # ids of [CLS] and [SEP] are smaller
+    first_pieces, second_pieces = (np.flatnonzero(inner & (pieces.types == kind)) for kind in (0, 1))
+    in_same_window = np.zeros((len(pieces.ids), len(pieces.ids)), bool)
     for window in windows:
-        met[np.ix_(window, window)] = True
-    assert met[np.ix_(one, other)].all()
+        in_same_window[np.ix_(window, window)] = True
+    assert in_same_window[np.ix_(first_pieces, second_pieces)].all()
 
 
-def test_the_order_matters_and_the_second_text_has_its_own_type(nlp):
+def test_the_order_of_the_texts_matters(nlp):
     one, other = nlp(make_pair(nlp, FIRST, SECOND)), nlp(make_pair(nlp, SECOND, FIRST))
-    apart = nlp(f"{FIRST} {SECOND}")
-    assert len(one._.trf_pooler_output) == 1 and len(apart._.trf_pooler_output) == 3
+    single = nlp(f"{FIRST} {SECOND}")
+    assert len(one._.trf_pooler_output) == 1 and len(single._.trf_pooler_output) == 3
     assert not np.allclose(one._.trf_pooler_output, other._.trf_pooler_output, atol=1e-2)
 
 
-def test_pairs_train_and_travel(tiny):
+def test_pairs_can_be_trained_and_serialized(tiny):
     nlp = pipeline(tiny)
     head = nlp.add_pipe("trf_textcat")
     head.add_label("YES"), head.add_label("NO")
@@ -67,6 +67,6 @@ def test_pairs_train_and_travel(tiny):
     optimizer = Adam(0.003)
     losses = [nlp.update(data, sgd=optimizer, losses={})["trf_textcat"] for _ in range(40)]
     assert losses[-1] < 0.8 * losses[0]
-    back = list(DocBin(docs=docs, store_user_data=True).get_docs(nlp.vocab))
-    for doc, again in zip(nlp.pipe(docs), nlp.pipe(back), strict=True):
-        assert again.cats == doc.cats
+    loaded = list(DocBin(docs=docs, store_user_data=True).get_docs(nlp.vocab))
+    for doc, loaded_doc in zip(nlp.pipe(docs), nlp.pipe(loaded), strict=True):
+        assert loaded_doc.cats == doc.cats

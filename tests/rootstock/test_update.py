@@ -1,4 +1,4 @@
-"""One `nlp.update` moves the transformer by that batch's gradient: held against PyTorch's own autograd."""
+"""One `nlp.update` updates the transformer by the batch's gradient: compared with PyTorch's autograd."""
 
 import copy
 
@@ -12,8 +12,8 @@ from thinc.api import SGD
 
 from rootstock.attributes import ROWS
 from rootstock.components.pooling import POOLING
-from rootstock.encoder.encoder import MANY, SHARE
-from rootstock.pieces.alignment import entries
+from rootstock.encoder.encoder import LARGE_BATCH_BUDGET_DIVISOR, LARGE_BATCH_PACKS
+from rootstock.pieces.alignment import alignment_entries
 from rootstock.pieces.pieces import Pieces
 from tests.conftest import pipeline
 
@@ -28,9 +28,9 @@ def build(tiny, heads=("textcat",), head="class_vector", exclusive=True, **confi
     nlp = pipeline(tiny, **config)
     for seed, name in enumerate(heads):
         settings = {"seed": seed, "head": head, "exclusive_classes": exclusive}
-        head_ = nlp.add_pipe("trf_textcat", name=name, config=settings)
-        head_.add_label("GOOD")
-        head_.add_label("BAD")
+        textcat = nlp.add_pipe("trf_textcat", name=name, config=settings)
+        textcat.add_label("GOOD")
+        textcat.add_label("BAD")
     return nlp
 
 
@@ -50,7 +50,7 @@ def net_of(nlp):
 
 
 class Reference:
-    """The same model in plain PyTorch, one sentence at a time, stepped by the gradient that autograd finds."""
+    """The same model in plain PyTorch, one sentence at a time, with gradients from autograd."""
 
     def __init__(self, nlp, heads):
         self.nlp, self.names, self.net = nlp, heads, copy.deepcopy(net_of(nlp)).train()
@@ -74,24 +74,24 @@ class Reference:
                     losses.append(torch.nn.functional.binary_cross_entropy(p, truth, reduction="sum"))
             torch.stack(losses).mean().backward()
 
-    def _rows(self, text, way):
-        """What a head classifies, straight from the definitions."""
+    def _rows(self, text, pooling):
+        """The rows that a head classifies, by definition."""
         doc = self.nlp.get_pipe("trf_wordpiecer")(self.nlp.make_doc(text))
         pieces = Pieces.of(doc)
-        assert len(pieces.window_lengths) == pieces.n_sentences, "no windows here"
+        assert len(pieces.window_lengths) == pieces.n_sentences, "one window per sentence"
         ids = np.split(pieces.ids, np.cumsum(pieces.sentence_pieces)[:-1])
         outputs = [self.net(torch.from_numpy(i).long()[None]) for i in ids]
         hidden = torch.cat([output.last_hidden_state[0] for output in outputs])
-        if way == "class_vector":
+        if pooling == "class_vector":
             return torch.stack([output.last_hidden_state[0, 0] for output in outputs])
-        if way == "pooler":
+        if pooling == "pooler":
             return torch.cat([output.pooler_output for output in outputs])
-        if way == "mean":
-            tokens, columns, weights = entries(pieces)
+        if pooling == "mean":
+            tokens, columns, weights = alignment_entries(pieces)
             alignment = torch.zeros(len(doc), len(hidden))
             alignment[tokens, columns] = torch.from_numpy(weights)
             return (alignment @ hidden).mean(0, keepdim=True)
-        assert way == "last_hidden"
+        assert pooling == "last_hidden"
         return hidden
 
     def step(self):
@@ -102,9 +102,9 @@ class Reference:
                     parameter.grad = None
 
     def check(self, nlp, heads):
-        moved = dict(net_of(nlp).named_parameters())
+        updated = dict(net_of(nlp).named_parameters())
         for name, parameter in self.net.named_parameters():
-            np.testing.assert_allclose(moved[name].detach(), parameter.detach(), atol=2e-5, err_msg=name)
+            np.testing.assert_allclose(updated[name].detach(), parameter.detach(), atol=2e-5, err_msg=name)
         for name, params in zip(heads, self.heads, strict=True):
             for key, value in zip(("W", "b"), params, strict=True):
                 np.testing.assert_allclose(nlp.get_pipe(name).linear.get_param(key), value.detach(), atol=2e-5)
@@ -120,7 +120,7 @@ CASES = {
 
 
 @pytest.mark.parametrize(("heads", "exclude"), CASES.values(), ids=CASES.keys())
-def test_a_call_steps_by_its_own_gradient(tiny, heads, exclude):
+def test_each_update_steps_by_the_gradient_of_its_batch(tiny, heads, exclude):
     nlp = build(tiny, heads)
     active = [head for head in heads if head not in exclude]
     reference, optimizer = Reference(nlp, active), sgd()
@@ -133,9 +133,9 @@ def test_a_call_steps_by_its_own_gradient(tiny, heads, exclude):
     assert any(not torch.equal(before[name], value) for name, value in net_of(nlp).state_dict().items())
 
 
-@pytest.mark.parametrize("exclusive", [True, False], ids=["exclusive", "several labels"])
+@pytest.mark.parametrize("exclusive", [True, False], ids=["exclusive", "multi-label"])
 @pytest.mark.parametrize("head", POOLING)
-def test_every_head(tiny, head, exclusive):
+def test_each_head_steps_by_the_gradient(tiny, head, exclusive):
     nlp = build(tiny, head=head, exclusive=exclusive)
     reference, optimizer = Reference(nlp, ["textcat"]), sgd()
     for batch in BATCHES:
@@ -146,8 +146,8 @@ def test_every_head(tiny, head, exclusive):
 
 
 @pytest.mark.parametrize("heads", [("a",), ("a", "b")])
-def test_gradients_accumulate_over_two_batches(tiny, heads):
-    """As `spacy train` does it: updates without an optimizer, then finish_update for every component in turn."""
+def test_gradients_accumulate_over_batches(tiny, heads):
+    """As in `spacy train`: updates without an optimizer, then finish_update of every component."""
     nlp = build(tiny, heads)
     reference, optimizer = Reference(nlp, heads), sgd()
     for _ in range(2):
@@ -161,7 +161,7 @@ def test_gradients_accumulate_over_two_batches(tiny, heads):
         reference.check(nlp, heads)
 
 
-def test_a_disabled_head_is_not_waited_for(tiny):
+def test_backward_pass_does_not_wait_for_a_disabled_head(tiny):
     nlp = build(tiny, ("a", "b"))
     reference, optimizer = Reference(nlp, ["a"]), sgd()
     with nlp.select_pipes(disable="b"):
@@ -171,8 +171,8 @@ def test_a_disabled_head_is_not_waited_for(tiny):
     reference.check(nlp, ["a"])
 
 
-def test_many_packs_give_the_gradient_of_one(tiny):
-    """A budget too small for the batch: what is not kept is computed again, with the same dropout."""
+def test_gradient_is_the_same_with_many_packs(tiny):
+    """With a budget smaller than the batch, microbatches are recomputed in the backward pass."""
     states = []
     for budget in (3000, 8):
         nlp = build(tiny, words_per_batch=budget)
@@ -182,53 +182,53 @@ def test_many_packs_give_the_gradient_of_one(tiny):
         np.testing.assert_allclose(states[1][name], value, atol=2e-5, err_msg=name)
 
 
-def test_shapes_recur(tiny):
-    """A product is compiled, and kept, for each shape: documents of 20 lengths share a few, none a 32nd too large."""
-    nlp, seen = build(tiny), []
+def test_few_distinct_input_shapes(tiny):
+    """oneDNN compiles a kernel for each shape: 20 lengths are rounded up to a few, by at most 1/32."""
+    nlp, shapes = build(tiny), []
     nlp.get_pipe("trf_tok2vec").transformer.register_forward_pre_hook(
-        lambda module, args, kwargs: seen.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+        lambda module, args, kwargs: shapes.append(kwargs["input_ids"].shape[1]), with_kwargs=True
     )
-    real = [Pieces.of(nlp("I like it. " * 80 + "so " * n)).window_lengths.sum() for n in range(1, 21)]
-    assert len(set(real)) == 20 and len(set(seen)) < 5
-    assert all(n <= rows <= n * 33 / 32 for n, rows in zip(real, seen, strict=True))
+    lengths = [Pieces.of(nlp("I like it. " * 80 + "so " * n)).window_lengths.sum() for n in range(1, 21)]
+    assert len(set(lengths)) == 20 and len(set(shapes)) < 5
+    assert all(n <= rows <= n * 33 / 32 for n, rows in zip(lengths, shapes, strict=True))
 
 
-def test_a_huge_document_is_computed_in_smaller_packs(tiny):
-    """In training: the graph of one is all that is held. The gradient is that of one pack."""
-    batch, states, seen = [("I like it. " * 60, "GOOD")], [], []
+def test_packs_of_a_huge_document_are_smaller_in_training(tiny):
+    """The gradient is that of one pack."""
+    batch, states, sizes = [("I like it. " * 60, "GOOD")], [], []
     for budget in (3000, 32):
         nlp = build(tiny, words_per_batch=budget)
         net_of(nlp).register_forward_pre_hook(
-            lambda module, args, kwargs: seen.append(kwargs["input_ids"].numel()), with_kwargs=True
+            lambda module, args, kwargs: sizes.append(kwargs["input_ids"].numel()), with_kwargs=True
         )
         nlp.update(examples(nlp, batch), sgd=sgd())
         states.append(net_of(nlp).state_dict())
-    assert seen[0] > MANY * 32 and max(seen[1:]) <= 32 // SHARE
+    assert sizes[0] > LARGE_BATCH_PACKS * 32 and max(sizes[1:]) <= 32 // LARGE_BATCH_BUDGET_DIVISOR
     for name, value in states[0].items():
         np.testing.assert_allclose(states[1][name], value, atol=2e-5, err_msg=name)
 
 
-def test_bf16_learns_the_same(minilm):
-    """All that flows between layers is bf16, in training too; gradients stay those of fp32."""
-    gradients, flows = {}, {}
+def test_bf16_gradients_are_close_to_fp32(minilm):
+    """States and gradients between layers are bf16, also in training."""
+    gradients, dtypes = {}, {}
     for precision in ("fp32", "bf16"):
         nlp = build(minilm, precision=precision)
-        seen = flows[precision] = set()
+        seen = dtypes[precision] = set()
         for layer in net_of(nlp).encoder.layer:
             layer.register_full_backward_pre_hook(lambda layer, gradient, seen=seen: seen.add(gradient[0].dtype))
             layer.register_forward_hook(lambda layer, inputs, output, seen=seen: seen.add(output.dtype))
-        given = examples(nlp, BATCHES[0])
+        batch = examples(nlp, BATCHES[0])
         for _, component in nlp.pipeline:
-            component.update(given)
-        found = [p.grad for p in net_of(nlp).parameters() if p.grad is not None]
-        gradients[precision] = torch.cat([g.to_dense().flatten() if g.is_sparse else g.flatten() for g in found])
-    assert flows == {"fp32": {torch.float32}, "bf16": {torch.bfloat16}}
+            component.update(batch)
+        grads = [p.grad for p in net_of(nlp).parameters() if p.grad is not None]
+        gradients[precision] = torch.cat([g.to_dense().flatten() if g.is_sparse else g.flatten() for g in grads])
+    assert dtypes == {"fp32": {torch.float32}, "bf16": {torch.bfloat16}}
     difference = (gradients["bf16"] - gradients["fp32"]).norm() / gradients["fp32"].norm()
     assert 0 < difference < 0.05
 
 
-def test_fp16_scales_the_loss(tiny):
-    """Close to fp32; an overflow costs a step of the transformer and halves the scale."""
+def test_fp16_updates_are_close_and_an_overflow_skips_the_step(tiny):
+    """Updates are close to fp32. An overflow skips the transformer's step and halves the loss scale."""
     states = []
     for precision in ("fp32", "fp16"):
         nlp = build(tiny, precision=precision)
@@ -238,8 +238,8 @@ def test_fp16_scales_the_loss(tiny):
     tok2vec = nlp.get_pipe("trf_tok2vec")
     start = build(tiny).get_pipe("trf_tok2vec").transformer.state_dict()
     for name, value in states[0].items():
-        moved = (value - start[name]).norm()
-        assert (states[1][name] - value).norm() <= 0.05 * moved + 1e-6, name
+        change = (value - start[name]).norm()
+        assert (states[1][name] - value).norm() <= 0.05 * change + 1e-6, name
 
     scale = tok2vec.model.attrs["loss_scale"]
     assert scale.value == 2.0**16 and scale.steps == 2
@@ -249,20 +249,20 @@ def test_fp16_scales_the_loss(tiny):
     assert all(torch.equal(states[1][name], value) for name, value in net_of(nlp).state_dict().items())
 
 
-def test_recomputation_draws_the_same_dropout(tiny):
+def test_recomputation_uses_the_same_dropout_masks(tiny):
     nlp = build(tiny, words_per_batch=8)
     tok2vec = nlp.get_pipe("trf_tok2vec")
     outputs = []
     tok2vec.transformer.register_forward_hook(lambda module, args, output: outputs.append(output.last_hidden_state))
     torch.manual_seed(1)
     nlp.update(examples(nlp, BATCHES[0]), sgd=sgd(), drop=0.5)
-    kept, recomputed = outputs[: len(outputs) // 2 + 1], outputs[len(outputs) // 2 + 1 :]
-    assert len(recomputed) == len(kept) - 1 > 1
-    for first, again in zip(kept[1:], recomputed, strict=True):
-        torch.testing.assert_close(first, again.detach(), atol=1e-6, rtol=1e-6)
+    forward, recomputed = outputs[: len(outputs) // 2 + 1], outputs[len(outputs) // 2 + 1 :]
+    assert len(recomputed) == len(forward) - 1 > 1
+    for first, second in zip(forward[1:], recomputed, strict=True):
+        torch.testing.assert_close(first, second.detach(), atol=1e-6, rtol=1e-6)
 
 
-def test_a_frozen_transformer_stays(tiny):
+def test_a_frozen_transformer_does_not_change(tiny):
     nlp = build(tiny, trainable=False)
     before = copy.deepcopy(net_of(nlp).state_dict())
     head = nlp.get_pipe("textcat").linear.get_param("W").copy()
@@ -272,37 +272,37 @@ def test_a_frozen_transformer_stays(tiny):
     assert not np.array_equal(head, nlp.get_pipe("textcat").linear.get_param("W"))
 
 
-def test_excluding_the_transformer_trains_the_head_alone(tiny):
+def test_excluding_the_transformer_trains_only_the_head(tiny):
     nlp = build(tiny)
     before = copy.deepcopy(net_of(nlp).state_dict())
     nlp.update(examples(nlp, BATCHES[0]), sgd=sgd(), exclude=["trf_tok2vec"])
     assert all(torch.equal(before[name], value) for name, value in net_of(nlp).state_dict().items())
 
 
-def test_a_step_after_loading_equals_one_without(tiny, tmp_path):
+def test_a_step_after_loading_is_the_same(tiny, tmp_path):
     nlp = build(tiny)
     nlp.update(examples(nlp, BATCHES[0]), sgd=sgd())
     nlp.to_disk(tmp_path / "pipeline")
     loaded = spacy.load(tmp_path / "pipeline")
-    for one in (nlp, loaded):
-        one.update(examples(one, BATCHES[1]), sgd=sgd())
+    for pipe in (nlp, loaded):
+        pipe.update(examples(pipe, BATCHES[1]), sgd=sgd())
     for name, value in net_of(nlp).state_dict().items():
         assert torch.equal(net_of(loaded).state_dict()[name], value), name
 
 
-def test_a_frozen_transformer_spares_documents_that_bring_what_the_head_reads(tiny):
-    """The same head comes out, and nothing is computed; a transformer that learns computes all the same."""
-    plain, reduced, learning = (build(tiny, trainable=trainable) for trainable in (False, False, True))
+def test_a_frozen_transformer_skips_documents_with_precomputed_features(tiny):
+    """The trained head is the same as with text. A trainable transformer ignores precomputed features."""
+    plain, reduced, trainable_nlp = (build(tiny, trainable=trainable) for trainable in (False, False, True))
     texts = [text for batch in BATCHES for text, _ in batch]
     rows = {doc.text: plain.get_pipe("textcat").rows(doc)[0] for doc in plain.pipe(texts)}
     for batch in BATCHES:
         plain.update(examples(plain, batch), sgd=sgd())
-        for nlp in (reduced, learning):
-            made = examples(nlp, batch)
-            for example in made:
+        for nlp in (reduced, trainable_nlp):
+            data = examples(nlp, batch)
+            for example in data:
                 example.predicted.user_data[ROWS] = rows[example.text]
-            nlp.update(made, sgd=sgd())
-    heads = [nlp.get_pipe("textcat").linear.get_param("W") for nlp in (plain, reduced, learning)]
+            nlp.update(data, sgd=sgd())
+    heads = [nlp.get_pipe("textcat").linear.get_param("W") for nlp in (plain, reduced, trainable_nlp)]
     np.testing.assert_allclose(heads[1], heads[0], atol=1e-6)
     assert np.abs(heads[2] - heads[0]).max() > 1e-4
     docs = [reduced.make_doc(text) for text in rows]
@@ -313,7 +313,7 @@ def test_a_frozen_transformer_spares_documents_that_bring_what_the_head_reads(ti
         assert doc.cats == pytest.approx(other.cats, abs=1e-6)
 
 
-def test_a_transformer_that_learns_wants_text(tiny):
+def test_a_trainable_transformer_requires_text(tiny):
     nlp = build(tiny)
     reduced = Doc(nlp.vocab)
     reduced.user_data[ROWS] = np.zeros((1, 16), "f")

@@ -1,1 +1,1 @@
-"""What a spaCy user adds to a pipeline."""
+"""spaCy pipeline components, and the layers they consist of."""

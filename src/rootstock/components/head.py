@@ -1,4 +1,4 @@
-"""What every component that learns from the transformer has in common."""
+"""Base class of task heads: components that are trained together with the transformer."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ if TYPE_CHECKING:
 
 
 class Head(TrainablePipe):
-    """Base of heads. A subclass has `predict`, `set_annotations` and `learn`.
+    """Base class of heads. A subclass implements `predict`, `set_annotations` and `learn`.
 
     `learn(docs, examples, drop)` adds the gradient of its loss to `doc._.trf_d_last_hidden_state` or
-    `doc._.trf_d_pooler_output`, accumulates that of its own parameters, and returns the loss. One that reads documents
-    through `pooling.class_vectors` or `pooling.pooler_output` alone may say so: `reads_class_pieces_alone = True`.
+    `doc._.trf_d_pooler_output`, accumulates the gradients of its own parameters, and returns the loss.
+    A head that reads documents only through `pooling.class_vectors` or `pooling.pooler_output` may set
+    `reads_only_class_pieces = True`: training then computes the last layer only for class pieces.
     """
 
     tok2vec: TransformerTok2Vec | None = None
-    reads_class_pieces_alone = False  # of last_hidden_state: then others are not computed in training
+    reads_only_class_pieces = False
 
     def connect(self, tok2vec: TransformerTok2Vec) -> None:
-        """Called by the `trf_tok2vec` that stands before this component."""
+        """Called by the `trf_tok2vec` before this component in the pipeline."""
         self.tok2vec = tok2vec
 
     def learn(self, docs: list[Doc], examples: list[Example], drop: float) -> float:
@@ -47,9 +48,9 @@ class Head(TrainablePipe):
         docs = [eg.predicted for eg in examples]
         if self.tok2vec is None:
             raise ValueError(f"component '{self.name}' needs 'trf_tok2vec' before it in the pipeline")
-        bare = [doc for doc in docs if attributes.OUTPUTS not in doc.user_data]
-        if bare:  # trf_tok2vec is excluded from this update
-            self.tok2vec.annotate(bare)
+        without_outputs = [doc for doc in docs if attributes.OUTPUTS not in doc.user_data]
+        if without_outputs:  # trf_tok2vec is excluded from this update
+            self.tok2vec.annotate(without_outputs)
         losses[self.name] = losses.get(self.name, 0.0) + self.learn(docs, examples, drop)
         self.tok2vec.head_updated(self.name)
         if sgd not in (None, False):

@@ -1,4 +1,4 @@
-"""The hidden layer that some model families have between the class vector and the logits (`families.Classifier`)."""
+"""The hidden layer that some families have between the class vector and the output layer (`families.Classifier`)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from ..weights.families import classifier_of
 
 
 def hidden_layer(config: Any, seed: int) -> Model | None:
-    """A layer from (n_rows, width) to (n_rows, width) with new weights; None where the family has none."""
+    """A new hidden layer, (n_rows, width) -> (n_rows, width); None if the family has none.
+
+    config: the model's configuration in Transformers.
+    seed: for the initial weights.
+    """
     spec = classifier_of(config)
     if spec.dense is None:
         return None
@@ -20,9 +24,9 @@ def hidden_layer(config: Any, seed: int) -> Model | None:
 
     width = config.hidden_size
     dense = torch.nn.Linear(width, width, bias=getattr(config, "classifier_bias", True))
-    noise = np.random.default_rng(seed).normal(0, 0.02, (width, width)).astype("float32")
+    weights = np.random.default_rng(seed).normal(0, 0.02, (width, width)).astype("float32")
     with torch.no_grad():
-        dense.weight.copy_(torch.from_numpy(noise))
+        dense.weight.copy_(torch.from_numpy(weights))
         if dense.bias is not None:
             dense.bias.zero_()
     parts = {"dense": dense, "activation": ACT2FN[spec.activation]}
@@ -35,7 +39,10 @@ def hidden_layer(config: Any, seed: int) -> Model | None:
 
 
 def set_hidden(layer: Model, arrays: dict[str, np.ndarray]) -> None:
-    """arrays: by the names of the layer's state dict: dense.weight, dense.bias, norm.weight, norm.bias."""
+    """Set the layer's weights.
+
+    arrays: by name in the layer's state dict: dense.weight, dense.bias, norm.weight, norm.bias.
+    """
     import torch
 
     layer.shims[0]._model.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})

@@ -1,7 +1,7 @@
-"""`rootstock.TransformerListener.v1`: the tok2vec layer with which spaCy's own components train on the transformer.
+"""`rootstock.TransformerListener.v1`: a tok2vec layer to train spaCy's own components on the transformer.
 
-It gives them `doc.tensor`, and takes their gradient back through the alignment: the tagger, parser, ner, textcat and
-whatever else takes a tok2vec layer in its config.
+Its output is `doc.tensor`; its backward pass sends gradients through the alignment to the transformer. It works in
+every component with a tok2vec layer in its config: tagger, parser, ner, textcat and others.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ from thinc.api import Model, Optimizer
 from thinc.shims import Shim
 
 from ..pieces.alignment import add_tensor_gradient
-from ..pieces.pieces import KEY
+from ..pieces.pieces import PIECES
 
 if TYPE_CHECKING:
     from .tok2vec import TransformerTok2Vec
 
 
 def make_listener() -> Model[list[Doc], list[Any]]:
-    """A layer from documents to the rows of their tensors, (n_tokens, width) each.
+    """A layer from documents to their tensors, (n_tokens, width) each.
 
-    The `trf_tok2vec` that stands before the component in the pipeline finds the layer and connects it.
+    The `trf_tok2vec` before the component in the pipeline finds the layer and connects to it.
     """
     return Model("transformer_listener", _forward, dims={"nO": None}, shims=[Link()])
 
 
 def listeners_of(component: Any) -> list[Model]:
-    """The listeners within a component's model, however deep."""
+    """The listener layers in a component's model, at any depth."""
     model = getattr(component, "model", None)
     return [node for node in model.walk() if node.name == "transformer_listener"] if isinstance(model, Model) else []
 
 
 class Link(Shim):
-    """Ties a listener to its `trf_tok2vec`: a shim, because Thinc hands those the optimizer at each step."""
+    """Connects a listener to its `trf_tok2vec`. A shim, because Thinc calls its `finish_update` at each step."""
 
     tok2vec: TransformerTok2Vec | None = None
     component = ""
@@ -54,7 +54,7 @@ class Link(Shim):
         return Link()  # a copy of a component is not part of the pipeline
 
     def to_device(self, device_type: str, device_id: int) -> None:
-        """Nothing to move."""
+        """Does nothing: there are no arrays."""
 
     def to_bytes(self) -> bytes:
         return b""
@@ -65,18 +65,18 @@ class Link(Shim):
 
 def _forward(model: Model, docs: list[Doc], is_train: bool) -> tuple[list[Any], Callable]:
     link = model.shims[0]
-    bare = [doc for doc in docs if len(doc.tensor) != len(doc) and KEY in doc.user_data]
-    if bare and link.tok2vec is not None:  # trf_tok2vec is excluded from this update
-        link.tok2vec.annotate(bare)
-    # spaCy sizes its components with documents that no other component has seen.
-    rows = [
+    without_tensor = [doc for doc in docs if len(doc.tensor) != len(doc) and PIECES in doc.user_data]
+    if without_tensor and link.tok2vec is not None:  # trf_tok2vec is excluded from this update
+        link.tok2vec.annotate(without_tensor)
+    # For shape inference spaCy passes documents that no other component has processed: they get zeros.
+    tensors = [
         doc.tensor if len(doc.tensor) == len(doc) else model.ops.alloc2f(len(doc), model.get_dim("nO")) for doc in docs
     ]
 
-    def backprop(d_rows: list[Any]) -> list[Doc]:
-        for doc, gradient in zip(docs, d_rows, strict=True):
-            add_tensor_gradient(doc, gradient)
+    def backprop(d_tensors: list[Any]) -> list[Doc]:
+        for doc, d_tensor in zip(docs, d_tensors, strict=True):
+            add_tensor_gradient(doc, d_tensor)
         link.tok2vec.head_updated(link.component)
         return docs
 
-    return rows, backprop
+    return tensors, backprop

@@ -1,7 +1,7 @@
-"""The rows that a head classifies: a table of ways to get them from a document, each with its backward pass.
+"""Pooling functions: from a document to the rows that a head classifies.
 
-Each function takes a Doc and returns an array (n_rows, width) and a callback that takes the gradient of those rows
-and adds it to `doc._.trf_d_last_hidden_state` or `doc._.trf_d_pooler_output`.
+Each takes a Doc and returns an array (n_rows, width) and its backward pass: a callback that takes the gradient of these
+rows and adds it to `doc._.trf_d_last_hidden_state` or `doc._.trf_d_pooler_output`.
 """
 
 from collections.abc import Callable
@@ -14,27 +14,30 @@ from thinc.api import get_array_module
 from .. import attributes
 from ..pieces.pieces import Pieces
 
-NO_OUTPUT = "this Doc has no transformer output yet: 'trf_tok2vec' must stand before this component"
-Rows = tuple[Any, Callable[[Any], None]]
+NO_OUTPUT = "this Doc has no transformer output yet: add 'trf_tok2vec' to the pipeline before this component"
+Rows = tuple[Any, Callable[[Any], None]]  # array (n_rows, width), backward pass
 
 
 def class_vectors(doc: Doc) -> Rows:
-    """A row per sentence: the vector of its class piece, the mean over its windows."""
+    """One row per sentence: the vector of its class piece, averaged over its windows.
+
+    Raises ValueError if the Doc has no transformer output.
+    """
     pieces, states = Pieces.of(doc), doc._.trf_class_states
-    whole = states is None  # else the transformer has picked them
-    if whole:
+    has_all_pieces = states is None  # else the transformer has computed class pieces only
+    if has_all_pieces:
         states = _hidden(doc)[pieces.window_class.tolist()]
     xp = get_array_module(states)
     sentences, counts = np.unique(pieces.window_sentence, return_counts=True)
-    place = np.searchsorted(sentences, pieces.window_sentence)
-    share = xp.asarray((1 / counts)[place], dtype=states.dtype)[:, None]
+    row_of = np.searchsorted(sentences, pieces.window_sentence)
+    weights = xp.asarray((1 / counts)[row_of], dtype=states.dtype)[:, None]
     rows = xp.zeros((len(sentences), states.shape[1]), dtype=states.dtype)
-    place = xp.asarray(place)
-    xp.add.at(rows, place, states * share)
+    row_of = xp.asarray(row_of)
+    xp.add.at(rows, row_of, states * weights)
 
     def backprop(d_rows: Any) -> None:
-        d_states = d_rows[place] * share
-        if whole:
+        d_states = d_rows[row_of] * weights
+        if has_all_pieces:
             gradient = doc._.trf_d_last_hidden_state
             xp.add.at(gradient, xp.asarray(pieces.window_class), d_states)
             doc._.trf_d_last_hidden_state = gradient
@@ -45,9 +48,9 @@ def class_vectors(doc: Doc) -> Rows:
 
 
 def pooler_output(doc: Doc) -> Rows:
-    """A row per sentence: what the model's own pooler makes of the class vector.
+    """One row per sentence: the output of the model's own pooler.
 
-    Raises ValueError where the model has no pooler.
+    Raises ValueError if the Doc has no transformer output, or the model has no pooler.
     """
     if attributes.OUTPUTS not in doc.user_data:
         raise ValueError(NO_OUTPUT)
@@ -62,7 +65,11 @@ def pooler_output(doc: Doc) -> Rows:
 
 
 def mean_of_tokens(doc: Doc) -> Rows:
-    """One row: the mean of `doc.tensor`. Sums being preserved, that is the sum over pieces by the number of tokens."""
+    """One row: the mean of `doc.tensor`, computed as the sum over pieces divided by the number of tokens.
+
+    The alignment preserves sums, so both are equal. A Doc without tokens has no row.
+    Raises ValueError if the Doc has no transformer output.
+    """
     hidden, n_tokens = _hidden(doc), len(doc)
 
     def backprop(d_rows: Any) -> None:
@@ -73,7 +80,10 @@ def mean_of_tokens(doc: Doc) -> Rows:
 
 
 def last_hidden_state(doc: Doc) -> Rows:
-    """A row per piece."""
+    """One row per piece.
+
+    Raises ValueError if the Doc has no transformer output.
+    """
 
     def backprop(d_rows: Any) -> None:
         doc._.trf_d_last_hidden_state += d_rows
@@ -87,14 +97,14 @@ POOLING: dict[str, Callable[[Doc], Rows]] = {
     "mean": mean_of_tokens,
     "last_hidden": last_hidden_state,
 }
-OF_CLASS_PIECES = {"class_vector", "pooler"}
+CLASS_PIECE_POOLING = {"class_vector", "pooler"}  # these read no other piece
 
 
 def _hidden(doc: Doc) -> Any:
     hidden = doc._.trf_last_hidden_state
     if hidden is None and doc._.trf_class_states is not None:
         raise ValueError(
-            "training computed class pieces alone of this Doc, because no head reads more: "
+            "training computed only the class pieces of this Doc, because no head reads others: "
             "pass annotates=['trf_tok2vec'] to nlp.update"
         )
     if hidden is None:

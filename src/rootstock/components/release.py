@@ -1,4 +1,4 @@
-"""`trf_release`: at the end of a pipeline, let go of what the transformer computed."""
+"""`trf_release`: release the transformer's output at the end of a pipeline."""
 
 from typing import Any, Literal
 
@@ -11,16 +11,16 @@ from .. import attributes
 
 @Language.factory("trf_release", default_config={"activations": "drop"})
 def make_release(nlp: Language, name: str, activations: Literal["cpu", "drop"]) -> "Release":
-    """Make the component for `nlp.add_pipe`. Without it documents keep everything, where it was computed.
+    """Make the component for `nlp.add_pipe`. Without it documents keep all outputs, on the device that computed them.
 
-    activations: cpu moves `doc.tensor` and the outputs from the GPU to the host's memory (NumPy arrays); drop leaves
-        the Doc without them, and without vectors.
+    activations: cpu moves `doc.tensor` and the outputs from the GPU to host memory (NumPy arrays); drop removes them,
+        and with them the vectors.
     """
     return Release(activations)
 
 
 class Release:
-    """A plain component: `Doc` in, the same `Doc` out. `nlp.update` passes it by."""
+    """A component without training: `nlp.update` skips it."""
 
     def __init__(self, activations: Literal["cpu", "drop"]) -> None:
         self.activations = activations

@@ -1,6 +1,6 @@
-"""`trf_textcat`: one prediction per sentence from its class vector, averaged over the sentences of the document.
+"""`trf_textcat`: text classification. Each sentence's class vector is classified, and the probabilities are averaged.
 
-Other heads classify other rows (`pooling.py`), and average over those.
+Other settings of `head` classify and average over other rows (`pooling.py`).
 """
 
 from collections.abc import Callable, Iterable
@@ -19,10 +19,10 @@ from thinc.types import Ragged
 
 from .. import attributes
 from ..weights.families import classifier_of
-from ..weights.weights import BytesOfFolder
+from ..weights.weights import ToBytesMixin
 from .head import Head
 from .hidden import hidden_layer, set_hidden
-from .pooling import OF_CLASS_PIECES, POOLING, Rows
+from .pooling import CLASS_PIECE_POOLING, POOLING, Rows
 
 if TYPE_CHECKING:
     from .tok2vec import TransformerTok2Vec
@@ -44,18 +44,18 @@ def make_textcat(
 ) -> "TrfTextCat":
     """Make the component for `nlp.add_pipe`.
 
-    exclusive_classes: one label holds per document (softmax), or any number of them (a sigmoid each).
-    head: what is classified: the class vector of each sentence, the model's pooler output for it, the mean of the
-        tokens, or each row of the last hidden state. The document's scores are the mean over what is classified.
-        `native` is what the model family's own classifier in Transformers has, a hidden layer included where it has
-        one: such a head can be given back (`classifiers.give_back`).
-    seed: for the first weights of each label.
-    Raises ValueError where the head is unknown.
+    exclusive_classes: exactly one label per document (softmax), or any number of labels (sigmoid).
+    head: the classified rows: class_vector and pooler (the class vector or pooler output of each sentence), mean (of
+        the tokens), or last_hidden (each row of the last hidden state). Scores are averaged over the rows.
+        native has the architecture of the model family's classifier in Transformers, with its hidden layer if it has
+        one, so that `classifiers.to_transformers` can save it.
+    seed: for the initial weights of each label.
+    Raises ValueError if head is none of these.
     """
     return TrfTextCat(nlp.vocab, name, exclusive_classes, head, seed)
 
 
-class TrfTextCat(BytesOfFolder, Head):
+class TrfTextCat(ToBytesMixin, Head):
     """Sets `doc.cats`: a probability for each label. A document without tokens gets zeros, as in spaCy's textcat."""
 
     def __init__(self, vocab: Vocab, name: str, exclusive_classes: bool, head: str, seed: int) -> None:
@@ -74,26 +74,26 @@ class TrfTextCat(BytesOfFolder, Head):
         self.model = chain(list2ragged(), with_array(scorer), mean_of_rows(self.exclusive_classes))
 
     def rows(self, doc: Doc) -> Rows:
-        """What is classified, and its backward pass.
+        """The rows that are classified, (n_rows, width), and their backward pass.
 
-        A Doc may bring it along in `user_data["trf_rows"]`, as a frozen transformer gave it: array (n_rows, width).
+        A Doc may have precomputed rows in `user_data["trf_rows"]`: they are used if the transformer is frozen.
         """
-        if self.tok2vec is not None and self.tok2vec.spares(doc):
+        if self.tok2vec is not None and self.tok2vec.skips(doc):
             return self.model.ops.asarray2f(doc.user_data[attributes.ROWS]), lambda d_rows: None
         return POOLING[self.pooling](doc)
 
     @property
     def pooling(self) -> str:
-        """The name of what is classified."""
+        """The name of the pooling function in `pooling.POOLING`."""
         if self.head != "native":
             return self.head
         assert self.tok2vec is not None
-        return classifier_of(self.tok2vec.transformer.config).rows
+        return classifier_of(self.tok2vec.transformer.config).pooling
 
     @property
-    def reads_class_pieces_alone(self) -> bool:  # type: ignore[override]
-        """So that training computes no more of the last layer."""
-        return self.pooling in OF_CLASS_PIECES
+    def reads_only_class_pieces(self) -> bool:  # type: ignore[override]
+        """Whether training may compute the last layer only for class pieces."""
+        return self.pooling in CLASS_PIECE_POOLING
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -107,40 +107,45 @@ class TrfTextCat(BytesOfFolder, Head):
         super().connect(tok2vec)
         if self.head == "native" and self.hidden is None and tok2vec.model.shims:
             self.hidden = hidden_layer(tok2vec.transformer.config, self.seed)
-        self._size()
+        self._add_rows()
 
     def add_label(self, label: str) -> int:
-        """Returns 1, or 0 where the label is known. The head grows at once; no `initialize` is needed.
+        """Add a label, with new weights; `initialize` is not needed.
 
-        Raises ValueError for a label that is no string.
+        RETURNS: 1, or 0 if the label exists.
+        Raises ValueError if the label is not a string.
         """
         if not isinstance(label, str):
-            raise ValueError(f"a label is a string, not {label!r}")
+            raise ValueError(f"a label must be a string, not {label!r}")
         if label in self.labels:
             return 0
         self.cfg["labels"].append(label)
         self.vocab.strings.add(label)
-        self._size()
+        self._add_rows()
         return 1
 
-    def _size(self) -> None:
-        """One row of weights for each label; those that are there stay as they are."""
+    def _add_rows(self) -> None:
+        """Add a row of weights for each new label; existing rows do not change."""
         if self.tok2vec is None or not self.tok2vec.model.shims or not self.labels:
             return
         width, n_labels = self.tok2vec.width, len(self.labels)
-        have = self.linear.get_dim("nO") if self.linear.has_param("W") else 0
-        if have == n_labels:
+        n_existing = self.linear.get_dim("nO") if self.linear.has_param("W") else 0
+        if n_existing == n_labels:
             return
-        new = [np.random.default_rng([self.seed, i]).normal(0, 0.02, width) for i in range(have, n_labels)]
+        new = [np.random.default_rng([self.seed, i]).normal(0, 0.02, width) for i in range(n_existing, n_labels)]
         weights = self.model.ops.asarray2f(np.stack(new))
         bias = self.model.ops.alloc1f(n_labels)
-        if have:
+        if n_existing:
             weights = self.model.ops.xp.vstack([self.linear.get_param("W"), weights])
-            bias[:have] = self.linear.get_param("b")
+            bias[:n_existing] = self.linear.get_param("b")
         self.set_weights(weights, bias)
 
     def set_weights(self, weights: Any, bias: Any) -> None:
-        """weights: array (n_labels, width); bias: array (n_labels,)."""
+        """Set the weights of the output layer.
+
+        weights: array (n_labels, width).
+        bias: array (n_labels,).
+        """
         self._build(*weights.shape)
         self.linear.set_param("W", self.model.ops.asarray(weights))
         self.linear.set_param("b", self.model.ops.asarray(bias))
@@ -152,7 +157,7 @@ class TrfTextCat(BytesOfFolder, Head):
         nlp: Language | None = None,
         labels: Iterable[str] | None = None,
     ) -> None:
-        """Take the labels given, or all that the examples have."""
+        """Add the given labels, or all labels in the examples."""
         if labels is None:
             labels = sorted({label for eg in get_examples() for label in eg.reference.cats})
         for label in labels:
@@ -162,12 +167,12 @@ class TrfTextCat(BytesOfFolder, Head):
     def _require_labels(self) -> None:
         if len(self.labels) < (2 if self.exclusive_classes else 1):
             raise ValueError(
-                f"component '{self.name}' has {len(self.labels)} label(s): exclusive classes need two, others one; "
-                "call add_label, or initialize with examples that have cats"
+                f"component '{self.name}' has {len(self.labels)} label(s), but needs at least two with exclusive "
+                "classes, else one: call add_label, or initialize with examples that have cats"
             )
 
     def predict(self, docs: Iterable[Doc]) -> Any:
-        """Array (n_docs, n_labels) of probabilities."""
+        """The probabilities, array (n_docs, n_labels)."""
         self._require_labels()
         return self.model.predict([self.rows(doc)[0] for doc in docs])
 
@@ -187,29 +192,33 @@ class TrfTextCat(BytesOfFolder, Head):
         return loss
 
     def logits(self, docs: Iterable[Doc]) -> list[Any]:
-        """For each document an array (n_rows, n_labels): what softmax or sigmoid makes probabilities of."""
+        """For each document an array (n_rows, n_labels): the input of softmax or sigmoid.
+
+        Raises ValueError if the component has too few labels.
+        """
         self._require_labels()
         ragged, scorer, _ = self.model.layers
         return [scorer.predict(ragged.predict([self.rows(doc)[0]])).dataXd for doc in docs]
 
     def get_loss(self, examples: Iterable[Example], scores: Any) -> tuple[float, Any]:
-        """Mean cross-entropy over documents, and its gradient of shape (n_docs, n_labels).
+        """The cross-entropy, averaged over documents, and its gradient (n_docs, n_labels).
 
-        A label that a document's cats do not name counts as 0 where classes are exclusive, and not at all otherwise.
+        A label missing in a document's cats counts as 0 if classes are exclusive, and is ignored otherwise. A document
+        without cats is ignored.
         """
         xp = get_array_module(scores)
         cats = [eg.reference.cats for eg in examples]
-        absent = 0.0 if self.exclusive_classes else np.nan
-        rows = [[c.get(label, absent) if c else np.nan for label in self.labels] for c in cats]
+        missing = 0.0 if self.exclusive_classes else np.nan
+        rows = [[c.get(label, missing) if c else np.nan for label in self.labels] for c in cats]
         truth = xp.asarray(rows, dtype="float64").reshape(scores.shape)
-        known = ~xp.isnan(truth)
-        truth = xp.where(known, truth, 0)
+        annotated = ~xp.isnan(truth)
+        truth = xp.where(annotated, truth, 0)
         p = xp.clip(scores.astype("float64"), 1e-8, 1 - 1e-8)
         loss, gradient = -truth * xp.log(p), -truth / p
         if not self.exclusive_classes:
             loss, gradient = loss - (1 - truth) * xp.log(1 - p), gradient + (1 - truth) / (1 - p)
         n_docs = len(cats)
-        return float((loss * known).sum() / n_docs), (gradient * known / n_docs).astype(scores.dtype)
+        return float((loss * annotated).sum() / n_docs), (gradient * annotated / n_docs).astype(scores.dtype)
 
     def score(self, examples: Iterable[Example], **kwargs: Any) -> dict[str, Any]:
         kwargs = {"labels": self.labels, "multi_label": not self.exclusive_classes, **kwargs}
@@ -230,7 +239,10 @@ class TrfTextCat(BytesOfFolder, Head):
         save_file(params, Path(path) / "head.safetensors")
 
     def from_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> "TrfTextCat":
-        """Raises ValueError where a native head stands in no pipeline with its transformer."""
+        """Load labels and weights.
+
+        Raises ValueError if the head has a hidden layer and the pipeline has no `trf_tok2vec` before it.
+        """
         from safetensors.numpy import load_file
 
         self.cfg = srsly.read_json(Path(path) / "cfg")
@@ -248,7 +260,10 @@ class TrfTextCat(BytesOfFolder, Head):
 
 
 def mean_of_rows(exclusive: bool) -> Model[Ragged, Any]:
-    """Softmax (or sigmoid) of each row of logits, then the mean over the rows of each document."""
+    """A layer that computes softmax (or sigmoid) of each row of logits, then the mean over each document's rows.
+
+    exclusive: softmax instead of sigmoid.
+    """
     return Model("mean_of_rows", _mean_of_rows, attrs={"exclusive": exclusive})
 
 
@@ -261,6 +276,6 @@ def _mean_of_rows(model: Model, logits: Ragged, is_train: bool) -> tuple[Any, Ca
         d_logits = p * (d_p - (d_p * p).sum(axis=-1, keepdims=True)) if exclusive else d_p * p * (1 - p)
         return Ragged(d_logits, logits.lengths)
 
-    # Thinc's reduce_mean reads past the end where there is no row at all.
+    # Thinc's reduce_mean reads out of bounds if there are no rows.
     mean = ops.reduce_mean(p, logits.lengths) if len(p) else ops.alloc2f(len(logits.lengths), p.shape[1])
     return mean, backprop

@@ -1,4 +1,4 @@
-"""`trf_tok2vec`: run the transformer over the sentences and set `doc.tensor`, vectors and the `._.trf_*` outputs."""
+"""`trf_tok2vec`: run the transformer and set `doc.tensor`, vectors and the `._.trf_*` outputs."""
 
 import sys
 from collections.abc import Iterable, Sequence
@@ -17,7 +17,7 @@ from thinc.api import Model, Optimizer
 from .. import attributes
 from ..pieces.pieces import Pieces
 from ..training.learning_rates import LearningRates
-from ..weights.weights import BytesOfFolder, forget_folders, load_model, save_model
+from ..weights.weights import ToBytesMixin, load_model, omit_weights_paths, save_model
 from .head import Head
 from .listener import listeners_of
 
@@ -62,21 +62,21 @@ def make_tok2vec(
 ) -> "TransformerTok2Vec":
     """Make the component for `nlp.add_pipe`.
 
-    weights: folder with config.json and model.safetensors; None for a component that is about to be loaded.
-    trainable: whether the heads' gradients change the transformer.
-    train_layers: train the last N layers alone (and what stands above them); None for all, embeddings included; 0 with
-        mix_layers for the mix alone.
-    learning_rate_scale: the transformer's learning rate as a multiple of the optimizer's.
-    layer_decay: each layer's learning rate as a multiple of that of the layer above it (Howard and Ruder 2018,
-        "Universal Language Model Fine-tuning for Text Classification", discriminative fine-tuning).
-    words_per_batch: the most wordpieces, with the padding that there is, that the transformer computes at a time.
-    precision: fp32; bf16 or fp16 (matrix products in these, weights in fp32); auto: bf16 where the hardware is fast
-        at it.
-    saved_precision: in which the weights are saved; bf16 and fp16 take half the space.
-    mix_layers: make `trf_last_hidden_state`, and what follows from it, a learned mix of the states of all layers
-        (Peters et al. 2018, "Deep contextualized word representations"). The pooler reads the last layer still.
-    hidden_states, attentions: whether `doc._.trf_all_hidden_states` and `doc._.trf_all_attentions` are set.
-    Raises ValueError where the folder holds no weights, or not all of them.
+    weights: folder with config.json and model.safetensors; None if the component will be loaded from disk or bytes.
+    trainable: whether training updates the transformer.
+    train_layers: train only the last N layers, and what follows them; None: all layers and the embeddings; 0: none
+        (with mix_layers, train only the mix).
+    learning_rate_scale: multiplier of the optimizer's learning rate for the transformer.
+    layer_decay: the learning rate of each layer relative to the layer above (Howard and Ruder 2018, "Universal
+        Language Model Fine-tuning for Text Classification", discriminative fine-tuning).
+    words_per_batch: maximum number of wordpieces, padding included, in a forward pass.
+    precision: dtype of matrix products: fp32, bf16, fp16, or auto (bf16 if the hardware is fast at it, else fp32).
+        Weights are fp32 in any case.
+    saved_precision: dtype of the saved weights; bf16 and fp16 take half the space.
+    mix_layers: compute `trf_last_hidden_state` and `doc.tensor` from a learned mix of all layers (Peters et al. 2018,
+        "Deep contextualized word representations"). The pooler still reads the last layer.
+    hidden_states, attentions: whether to set `doc._.trf_all_hidden_states` and `doc._.trf_all_attentions`.
+    Raises ValueError if config.json or model.safetensors is not found, or weights are missing.
     """
     pipe = TransformerTok2Vec(
         nlp.vocab,
@@ -91,12 +91,15 @@ def make_tok2vec(
     )
     if weights is not None:
         pipe.read_weights(Path(weights))
-        forget_folders(nlp)
+        omit_weights_paths(nlp)
     return pipe
 
 
-class TransformerTok2Vec(BytesOfFolder, TrainablePipe):
-    """Forward here; each head adds its gradient to `doc._.trf_d_*`; the last one sets off one backward pass."""
+class TransformerTok2Vec(ToBytesMixin, TrainablePipe):
+    """The transformer as a component.
+
+    In training each head adds its gradient to `doc._.trf_d_*`. The last one starts a single backward pass for all.
+    """
 
     def __init__(
         self,
@@ -124,26 +127,29 @@ class TransformerTok2Vec(BytesOfFolder, TrainablePipe):
         self.layers = layers
         self.model = Model("transformer", _no_weights)
         self.listener_map: dict[str, list[Model]] = {}
-        self.heads: dict[str, Head] = {}  # those of the listeners that are ours
-        self._awaited: frozenset[str] = frozenset()  # heads that learn from this batch
-        self._due: set[str] = set()  # those of them that have still to add their gradient
-        self._backprop: Any = None  # set from the forward pass until the backward pass has run
+        self.heads: dict[str, Head] = {}  # the listening components that are subclasses of Head
+        self._active: frozenset[str] = frozenset()  # heads that are updated with this batch
+        self._pending: set[str] = set()  # active heads that have not added their gradient yet
+        self._backprop: Any = None  # None after the backward pass
 
     @property
     def transformer(self) -> Any:
-        """The PyTorch model. Raises ValueError before there is one."""
+        """The PyTorch model.
+
+        Raises ValueError if no weights are loaded.
+        """
         if not self.model.shims:
             raise ValueError(f"component '{self.name}' has no weights: add it with config={{'weights': FOLDER}}")
         return self.model.shims[0]._model
 
     @property
     def mix(self) -> Any:
-        """The PyTorch module that mixes the layers, None without one."""
+        """The PyTorch module of mix_layers, or None."""
         return next((shim._model for shim in self.model.shims[1:]), None)
 
     @property
     def width(self) -> int:
-        """Numbers in the vector of a piece."""
+        """Size of a piece's vector."""
         return self.transformer.config.hidden_size
 
     @property
@@ -151,20 +157,20 @@ class TransformerTok2Vec(BytesOfFolder, TrainablePipe):
         return self.trainable
 
     def initialize(self, get_examples: Any, *, nlp: Language | None = None) -> None:
-        """Nothing to do: the weights are pretrained."""
+        """Does nothing: the weights are pretrained."""
 
     # Prediction.
 
-    def spares(self, doc: Doc) -> bool:
-        """Whether nothing is computed for a Doc: it has brought along what its head reads of a frozen transformer."""
+    def skips(self, doc: Doc) -> bool:
+        """Whether a Doc needs no forward pass: the transformer is frozen, and the Doc has precomputed features."""
         return attributes.ROWS in doc.user_data and not self.trainable
 
     def predict(self, docs: Iterable[Doc]) -> "list[Encoded | None]":
-        """None for a Doc that is spared."""
+        """Each document's output; None if the document is skipped."""
         docs = list(docs)
-        pieces = [Pieces.of(doc) for doc in docs if not self.spares(doc)]
+        pieces = [Pieces.of(doc) for doc in docs if not self.skips(doc)]
         encoded = iter(self.model.predict(pieces) if pieces else [])
-        return [None if self.spares(doc) else next(encoded) for doc in docs]
+        return [None if self.skips(doc) else next(encoded) for doc in docs]
 
     def set_annotations(self, docs: Iterable[Doc], encoded: "Sequence[Encoded | None]") -> None:
         for doc, output in zip(docs, encoded, strict=True):
@@ -187,25 +193,27 @@ class TransformerTok2Vec(BytesOfFolder, TrainablePipe):
         sgd: Optimizer | None = None,
         losses: dict[str, float] | None = None,
     ) -> dict[str, float]:
-        """Run the forward pass for the heads that follow; `drop` is the dropout rate of every layer.
+        """Run the forward pass for the heads that follow.
 
-        Where all of them read class pieces alone, nothing else is computed of the last layer: documents get
-        `trf_class_states` and no `doc.tensor`.
+        If all of them read only class pieces, the last layer is computed only for these: documents then have
+        `trf_class_states`, but no `doc.tensor`.
+
+        drop: the dropout rate of every layer.
         """
         losses = {} if losses is None else losses
-        losses.setdefault(self.name, 0.0)  # it has none of its own; spaCy's loggers want an entry
+        losses.setdefault(self.name, 0.0)  # there is no loss here, but spaCy's loggers expect an entry
         docs = [eg.predicted for eg in examples]
-        self._complete()
-        self._due = _updated_now(set(self.listener_map)) if self.trainable else set()
-        self._awaited = frozenset(self._due)
-        if self._due:
+        self._finish_backward()
+        self._pending = _heads_in_update(set(self.listener_map)) if self.trainable else set()
+        self._active = frozenset(self._pending)
+        if self._pending:
             from ..encoder.kernels.dropout import set_dropout
 
             set_dropout(self.transformer, drop)
-            self.model.attrs["class_pieces_alone"] = self._class_pieces_alone()
+            self.model.attrs["class_pieces_only"] = self._needs_only_class_pieces()
             encoded, backprop = self.model.begin_update([self._pieces(doc) for doc in docs])
-            alone = [one.class_states is not None for one in encoded]
-            self._backprop = lambda: backprop([_gradients(*pair) for pair in zip(docs, alone, strict=True)])
+            class_only = [output.class_states is not None for output in encoded]
+            self._backprop = lambda: backprop([_gradients(*args) for args in zip(docs, class_only, strict=True)])
         else:
             self._backprop = None
             encoded = self.predict(docs)
@@ -213,46 +221,46 @@ class TransformerTok2Vec(BytesOfFolder, TrainablePipe):
         return losses
 
     def _pieces(self, doc: Doc) -> Pieces:
-        if attributes.is_reduced(doc):
+        if attributes.has_only_features(doc):
             raise ValueError(
-                f"component '{self.name}' learns, but a Doc has no text, only '{attributes.ROWS}' of a frozen "
-                "transformer: set trainable: false, or pass documents"
+                f"component '{self.name}' is trainable, but a Doc has no text, only precomputed features "
+                f"('{attributes.ROWS}'): set trainable: false, or pass documents with text"
             )
         return Pieces.of(doc)
 
-    def _class_pieces_alone(self) -> bool:
-        """Whether no component that listens, now or in a later batch, reads other pieces."""
+    def _needs_only_class_pieces(self) -> bool:
+        """Whether no listening component, even one excluded from this update, reads other pieces."""
         heads = [self.heads.get(name) for name in self.listener_map]
-        return all(head is not None and head.reads_class_pieces_alone for head in heads)
+        return all(head is not None and head.reads_only_class_pieces for head in heads)
 
     def annotate(self, docs: list[Doc]) -> None:
-        """Outputs for documents that this component's update has not seen."""
+        """Set the outputs of documents that this component's `update` has not processed."""
         self.set_annotations(docs, self.predict(docs))
 
     def head_updated(self, name: str) -> None:
-        """A head has added its gradient: the last of them runs the backward pass."""
-        self._due.discard(name)
-        if not self._due and self._backprop is not None:
+        """Called when a head has added its gradient; the last call runs the backward pass."""
+        self._pending.discard(name)
+        if not self._pending and self._backprop is not None:
             self._backprop()
             self._backprop = None
 
     def head_finished(self, name: str, sgd: Optimizer) -> None:
-        """A head has stepped. One that found nothing to learn has not reported before; it adds nothing any more."""
+        """Called when a head has stepped; it adds no more gradients, even if it has not called `head_updated`."""
         self.head_updated(name)
         self._step(sgd)
 
     def finish_update(self, sgd: Optimizer) -> None:
-        """Step, where all heads have run, as in `spacy train`.
+        """Step, if all heads have been updated, as in `spacy train`.
 
-        `nlp.update(sgd=...)` calls this before any of them has: then it is the last head that sets off the step.
+        `nlp.update(sgd=...)` calls this before the heads' updates; the last head then starts the step.
         """
-        self._complete()
+        self._finish_backward()
         self._step(sgd)
 
-    def _complete(self) -> None:
-        """Run a backward pass that still waits for a head, though others have reported."""
-        if len(self._due) < len(self._awaited):
-            self._due.clear()
+    def _finish_backward(self) -> None:
+        """Run the backward pass if some heads have added their gradients, but others have not and will not."""
+        if len(self._pending) < len(self._active):
+            self._pending.clear()
             self.head_updated("")
 
     def _step(self, sgd: Optimizer) -> None:
@@ -260,7 +268,7 @@ class TransformerTok2Vec(BytesOfFolder, TrainablePipe):
             self.model.attrs["loss_scale"].unscale(self.model)
             self.model.finish_update(sgd)
 
-    # spaCy's ListenedToComponent: how it tells this component which heads follow.
+    # spaCy's ListenedToComponent protocol: spaCy tells this component which components follow.
 
     @property
     def listeners(self) -> list[Model]:
@@ -291,46 +299,49 @@ class TransformerTok2Vec(BytesOfFolder, TrainablePipe):
     # Serialization: the folder is a weights folder without the tokenizer.
 
     def read_weights(self, folder: Path) -> None:
-        """Take the weights in a folder. Raises ValueError where they are missing, or not all there."""
+        """Load the weights in a folder.
+
+        Raises ValueError if config.json or model.safetensors is not found, or weights are missing.
+        """
         from ..encoder.encoder import make_encoder
 
         net, mix = load_model(folder), None
         if self.mix_layers:
             from ..encoder.layer_mix import LayerMix
 
-            mix = LayerMix.read(folder / MIX, net.config.num_hidden_layers + 1)
+            mix = LayerMix.read(folder / MIX_FILE, net.config.num_hidden_layers + 1)
         self.model = make_encoder(net, self.words_per_batch, self.precision, self.rates, mix=mix, **self.layers)
 
     def to_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> None:
         save_model(self.transformer, path, self.saved_precision)
         if self.mix is not None:
-            self.mix.write(Path(path) / MIX)
+            self.mix.write(Path(path) / MIX_FILE)
 
     def from_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> "TransformerTok2Vec":
         self.read_weights(Path(path))
         return self
 
 
-MIX = "layer_mix.safetensors"
+MIX_FILE = "layer_mix.safetensors"
 
 
 def _no_weights(model: Model, docs: Any, is_train: bool) -> Any:
     raise ValueError("trf_tok2vec has no weights: add it with config={'weights': FOLDER}")
 
 
-def _gradients(doc: Doc, class_pieces_alone: bool) -> tuple[Any, Any]:
-    """What the heads have added, None where nobody has."""
+def _gradients(doc: Doc, class_pieces_only: bool) -> tuple[Any, Any]:
+    """The gradients that heads have added for the states and the pooler output; None for zero."""
     gradients = doc.user_data.get(attributes.GRADIENTS, {})
     states = gradients.get("last_hidden_state")
-    if class_pieces_alone:  # heads have seen all pieces if trf_tok2vec has annotated in between
-        classes = Pieces.of(doc).window_class.tolist()
-        states = gradients.get("class_states") if states is None else states[classes]
+    if class_pieces_only:  # heads have read all pieces if trf_tok2vec has annotated the Doc since
+        class_pieces = Pieces.of(doc).window_class.tolist()
+        states = gradients.get("class_states") if states is None else states[class_pieces]
     return states, gradients.get("pooler_output")
 
 
-def _updated_now(heads: set[str]) -> set[str]:
-    """Those heads that the running `Language.update` will update; all of them outside of one."""
-    # spaCy tells no component which others are excluded, and the last one left must run the backward pass.
+def _heads_in_update(heads: set[str]) -> set[str]:
+    """The heads that the running `Language.update` will update; all of them if none is running."""
+    # spaCy does not tell components which others are excluded, but the last included head must run the backward pass.
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         if frame.f_code is Language.update.__code__:

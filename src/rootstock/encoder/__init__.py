@@ -1,1 +1,1 @@
-"""The transformer over many documents, forward and backward."""
+"""The transformer's forward and backward pass over many documents."""

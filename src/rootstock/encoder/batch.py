@@ -1,4 +1,4 @@
-"""The windows of many documents as one batch: what the network takes of it, and what it gives, document by document."""
+"""The windows of many documents as one batch: model inputs for each pack, and outputs for each document."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from thinc.api import torch2xp, xp2torch
 from torch.nn.functional import embedding_bag
 
-from ..pieces.alignment import counted, entries
+from ..pieces.alignment import alignment_entries, concat_ranges
 from ..pieces.packing import pack
 from ..pieces.pieces import Pieces
 from ..weights.families import family_of
@@ -18,178 +18,197 @@ from .kernels import attention
 
 
 class Encoded(NamedTuple):
-    """What the transformer gives for one document; arrays of NumPy or CuPy."""
+    """The transformer's output for one document; NumPy or CuPy arrays."""
 
     tensor: Any  # (n_tokens, width)
     last_hidden_state: Any  # (n_pieces, width)
-    pooler_output: Any  # (n_sentences, width), None where the model has no pooler
-    class_states: Any = None  # (n_windows, width), in the place of tensor and last_hidden_state where that is all
-    hidden_states: Any = None  # (n_layers + 1, n_pieces, width), the embeddings first, where asked for
-    attentions: Any = None  # for each window (n_layers, n_heads, n_pieces, n_pieces), where asked for
+    pooler_output: Any  # (n_sentences, width), None if the model has no pooler
+    class_states: Any = None  # (n_windows, width), instead of tensor and last_hidden_state if only these are computed
+    hidden_states: Any = None  # (n_layers + 1, n_pieces, width), embeddings first, if requested
+    attentions: Any = None  # for each window (n_layers, n_heads, n_pieces, n_pieces), if requested
 
 
 class Layout(NamedTuple):
-    """A pack of windows as the network takes it, end to end or padded, and where what it gives belongs."""
+    """A pack of windows as model inputs, concatenated or padded, and the mapping of the model's output."""
 
     inputs: dict[str, Any]
-    rows: torch.Tensor  # of each piece that comes out among those of the batch
-    places: torch.Tensor  # of each of these in the flat output
-    firsts: torch.Tensor  # the first piece of each window among `rows`, that of one window again up to a power of two
-    chosen: torch.Tensor | None  # the pieces with which the last layer goes on from its attention, None for all
+    rows: torch.Tensor  # (n_rows,) for each output row its index in the batch
+    positions: torch.Tensor  # (n_rows,) its position in the flattened output of the model
+    first_positions: torch.Tensor  # position of each window's first piece, padded to a power of two
+    selected: torch.Tensor | None  # positions that the last layer computes after its attention; None: all
 
     @property
     def size(self) -> int:
-        """Pieces to compute, padding included."""
+        """Number of computed pieces, padding included."""
         return self.inputs["input_ids"].numel()
 
-    def rows_of(self, state: torch.Tensor) -> torch.Tensor:
-        """(n, length, width) -> (n_rows, width), padding left out."""
+    def unpad(self, state: torch.Tensor) -> torch.Tensor:
+        """(n, length, width) -> (n_rows, width), without padding."""
         flat = state.flatten(0, 1)
-        return flat if len(flat) == len(self.places) else flat.index_select(0, self.places)
+        return flat if len(flat) == len(self.positions) else flat.index_select(0, self.positions)
 
 
 class Batch:
-    """The windows of all documents end to end, and where each document's pieces, tokens and sentences begin."""
+    """The concatenated windows of all documents, and the bounds of each document's pieces, tokens and sentences.
 
-    def __init__(self, docs: list[Pieces], net: Any, attentions: bool, class_pieces_alone: bool) -> None:
+    class_pieces_only: whether to compute the last layer only for class pieces, if the model family allows it.
+    """
+
+    def __init__(self, docs: list[Pieces], net: Any, attentions: bool, class_pieces_only: bool) -> None:
         weights = next(net.parameters())
         self.device, self.dtype = weights.device, weights.dtype
         self.config, family = net.config, family_of(net.config)
         self.unpadded = family.unpadded and not attentions and self.device.type == "cpu"
-        self.first_position = family.reserved_positions
-        self.pad = net.config.pad_token_id or 0
-        self.all, self.bounds = Pieces.join(docs)
-        windows = self.all.window_pieces
-        self.lengths = self.all.window_lengths
+        self.first_position_id = family.reserved_positions
+        self.pad_id = net.config.pad_token_id or 0
+        self.joined, self.bounds = Pieces.join(docs)
+        window_pieces = self.joined.window_pieces
+        self.lengths = self.joined.window_lengths
         self.starts = np.cumsum(self.lengths) - self.lengths
-        self.ids, self.types = self.all.ids[windows], self.all.types[windows]
-        self.typed = bool(self.types.any()) and "token_type_ids" in inspect.signature(net.forward).parameters
-        self.sentences = _Merge(self.all.window_sentence, self.all.n_sentences, self.device)
-        first = np.array_equal(windows[self.starts], self.all.window_class)
-        self.class_pieces_alone = class_pieces_alone and family.after_attention is not None and first
-        self.n_rows = len(self.lengths if self.class_pieces_alone else windows)
-        self.pieces = _Merge(windows, len(self.all.ids), self.device)
+        self.ids, self.types = self.joined.ids[window_pieces], self.joined.types[window_pieces]
+        takes_types = "token_type_ids" in inspect.signature(net.forward).parameters
+        self.has_types = bool(self.types.any()) and takes_types
+        self.sentences = _SegmentMean(self.joined.window_sentence, self.joined.n_sentences, self.device)
+        class_first = np.array_equal(window_pieces[self.starts], self.joined.window_class)
+        self.class_pieces_only = class_pieces_only and family.attention_output is not None and class_first
+        self.n_rows = len(self.lengths if self.class_pieces_only else window_pieces)
+        self.pieces = _SegmentMean(window_pieces, len(self.joined.ids), self.device)
 
     def packs(self, budget: int) -> list[np.ndarray]:
-        """Windows that are computed together, by their indices; one that is longer than the budget is so alone."""
+        """The indices of the windows in each pack.
+
+        budget: maximum number of pieces in a pack; a longer window gets a pack of its own.
+        """
         self.budget = budget
         return list(pack(self.lengths, budget, padded=not self.unpadded))
 
     def layout(self, windows: np.ndarray) -> Layout:
-        """One of the packs, as the network takes it. windows (int, Shape (n,)): their indices."""
+        """The model inputs of a pack.
+
+        windows (int, Shape (n,)): the indices of its windows.
+        """
         lengths = self.lengths[windows]
-        within, firsts = counted(lengths), np.cumsum(lengths) - lengths
+        within, firsts = concat_ranges(lengths), np.cumsum(lengths) - lengths
         rows = np.repeat(self.starts[windows], lengths) + within
         if self.unpadded:
-            shape, places = (1, _recurring(len(rows), self.budget)), np.arange(len(rows))
-            more = np.ones(shape[1] - len(rows), "int64")  # windows of one piece, which nobody reads
+            shape, positions = (1, _round_up(len(rows), self.budget)), np.arange(len(rows))
+            filler = np.ones(shape[1] - len(rows), "int64")  # windows of one padding piece
         else:
             shape = (len(windows), int(lengths.max()))
-            places = np.repeat(np.arange(len(windows)) * shape[1], lengths) + within
+            positions = np.repeat(np.arange(len(windows)) * shape[1], lengths) + within
 
-        def grid(values: np.ndarray, padding: int = 0) -> torch.Tensor:
-            filled = np.full(shape, padding, "int64")
-            filled.flat[places] = values
-            return torch.from_numpy(filled).to(self.device)
+        def arrange(values: np.ndarray, padding: int = 0) -> torch.Tensor:
+            arranged = np.full(shape, padding, "int64")
+            arranged.flat[positions] = values
+            return torch.from_numpy(arranged).to(self.device)
 
-        inputs: dict[str, Any] = {"input_ids": grid(self.ids[rows], self.pad)}
-        if self.typed:
-            inputs["token_type_ids"] = grid(self.types[rows])
+        inputs: dict[str, Any] = {"input_ids": arrange(self.ids[rows], self.pad_id)}
+        if self.has_types:
+            inputs["token_type_ids"] = arrange(self.types[rows])
         if self.unpadded:
             inputs |= {
-                "position_ids": grid(within + self.first_position, self.first_position),
-                "windows": attention.Windows(np.append(lengths, more), self.config.num_attention_heads),
+                "position_ids": arrange(within + self.first_position_id, self.first_position_id),
+                "windows": attention.Windows(np.append(lengths, filler), self.config.num_attention_heads),
             }
-        elif len(rows) < inputs["input_ids"].numel():  # without padding no mask is needed, and attention is cheaper
-            inputs["attention_mask"] = grid(np.ones_like(rows))
-        chosen, firsts = None, np.append(firsts, np.zeros(_power_of_two(len(firsts)) - len(firsts), "int64"))
-        if self.class_pieces_alone:
-            chosen = self.on_device(places[firsts])
-            rows, places, firsts = windows, np.arange(len(windows)), np.arange(len(firsts))
-        return Layout(inputs, self.on_device(rows), self.on_device(places), self.on_device(firsts), chosen)
+        elif len(rows) < inputs["input_ids"].numel():  # attention is faster without a mask
+            inputs["attention_mask"] = arrange(np.ones_like(rows))
+        selected, firsts = None, np.append(firsts, np.zeros(_next_power_of_two(len(firsts)) - len(firsts), "int64"))
+        if self.class_pieces_only:
+            selected = self.to_device(positions[firsts])
+            rows, positions, firsts = windows, np.arange(len(windows)), np.arange(len(firsts))
+        return Layout(inputs, self.to_device(rows), self.to_device(positions), self.to_device(firsts), selected)
 
-    def on_device(self, values: np.ndarray) -> torch.Tensor:
-        """As a tensor where the weights are."""
+    def to_device(self, values: np.ndarray) -> torch.Tensor:
+        """A tensor on the device of the weights."""
         return torch.from_numpy(values).to(self.device)
 
-    def join_outputs(self, rows: torch.Tensor, pooled: torch.Tensor | None) -> list[Encoded]:
-        """For each document its own of `rows` (n_rows, width) and `pooled` (n_windows, width)."""
-        pools = _split(None if pooled is None else self.sentences.mean(pooled), self.bounds.sentences)
-        if self.class_pieces_alone:
-            states = _split(rows, self.bounds.windows)
-            return [Encoded(None, None, *parts) for parts in zip(pools, states, strict=True)]
-        hidden = self.pieces.mean(rows)
-        tensors, hiddens = _split(self.tensor(hidden), self.bounds.tokens), _split(hidden, self.bounds.pieces)
-        return [Encoded(*parts) for parts in zip(tensors, hiddens, pools, strict=True)]
+    def split_outputs(self, rows: torch.Tensor, pooled: torch.Tensor | None) -> list[Encoded]:
+        """Split the outputs by document.
 
-    def tensor(self, hidden: torch.Tensor) -> torch.Tensor:
-        """`A @ H`, (n_tokens, width): each row a sum of weighted rows of last_hidden_state."""
-        tokens, pieces, weights = entries(self.all)
+        rows: (n_rows, width), of all windows.
+        pooled: (n_windows, width), None if the model has no pooler.
+        """
+        pooler_outputs = _split(None if pooled is None else self.sentences.mean(pooled), self.bounds.sentences)
+        if self.class_pieces_only:
+            states = _split(rows, self.bounds.windows)
+            return [Encoded(None, None, *arrays) for arrays in zip(pooler_outputs, states, strict=True)]
+        hidden = self.pieces.mean(rows)
+        tensors = _split(self.token_rows(hidden), self.bounds.tokens)
+        hidden_states = _split(hidden, self.bounds.pieces)
+        return [Encoded(*arrays) for arrays in zip(tensors, hidden_states, pooler_outputs, strict=True)]
+
+    def token_rows(self, hidden: torch.Tensor) -> torch.Tensor:
+        """`A @ H` of all documents (see `pieces.alignment`): (n_pieces, width) -> (n_tokens, width)."""
+        tokens, pieces, weights = alignment_entries(self.joined)
         order = np.argsort(tokens, kind="stable")
-        starts = np.searchsorted(tokens[order], np.arange(self.all.n_tokens))
+        starts = np.searchsorted(tokens[order], np.arange(self.joined.n_tokens))
         return embedding_bag(
-            self.on_device(pieces[order]),
+            self.to_device(pieces[order]),
             hidden,
-            self.on_device(starts),
+            self.to_device(starts),
             mode="sum",
-            per_sample_weights=self.on_device(weights[order]).to(self.dtype),
+            per_sample_weights=self.to_device(weights[order]).to(self.dtype),
         )
 
-    def split_gradients(
+    def join_gradients(
         self, d_docs: list[tuple[Any, Any]], scale: float
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """Those of the rows and the pooled that `join_outputs` took, times scale; None where no document has any."""
-        ends = self.bounds.windows if self.class_pieces_alone else self.bounds.pieces
-        d_rows = self._stack([d[0] for d in d_docs], np.diff(ends), scale)
-        d_pool = self._stack([d[1] for d in d_docs], np.diff(self.bounds.sentences), scale)
-        if d_rows is not None and not self.class_pieces_alone:
-            d_rows = self.pieces.mean_backward(d_rows)
-        return d_rows, None if d_pool is None else self.sentences.mean_backward(d_pool)
+        """The backward pass of `split_outputs`.
 
-    def _stack(self, parts: list[Any], sizes: np.ndarray, scale: float) -> torch.Tensor | None:
-        width = next((part.shape[1] for part in parts if part is not None), None)
+        d_docs: for each document the gradients of its states and of its pooler output, None for zero.
+        scale: factor for all gradients.
+        RETURNS: the gradients of `rows` and `pooled`; None if no document has one.
+        """
+        row_bounds = self.bounds.windows if self.class_pieces_only else self.bounds.pieces
+        d_rows = self._concatenate([d[0] for d in d_docs], np.diff(row_bounds), scale)
+        d_pooled = self._concatenate([d[1] for d in d_docs], np.diff(self.bounds.sentences), scale)
+        if d_rows is not None and not self.class_pieces_only:
+            d_rows = self.pieces.mean_backward(d_rows)
+        return d_rows, None if d_pooled is None else self.sentences.mean_backward(d_pooled)
+
+    def _concatenate(self, gradients: list[Any], sizes: np.ndarray, scale: float) -> torch.Tensor | None:
+        width = next((gradient.shape[1] for gradient in gradients if gradient is not None), None)
         if width is None:
             return None
-        most = max((size for part, size in zip(parts, sizes, strict=True) if part is None), default=0)
-        zeros = torch.zeros(most, width, device=self.device, dtype=self.dtype)
-        found = [
-            zeros[:size] if part is None else xp2torch(part, device=self.device)
-            for part, size in zip(parts, sizes, strict=True)
+        n_zeros = max((size for d, size in zip(gradients, sizes, strict=True) if d is None), default=0)
+        zeros = torch.zeros(n_zeros, width, device=self.device, dtype=self.dtype)
+        tensors = [
+            zeros[:size] if gradient is None else xp2torch(gradient, device=self.device)
+            for gradient, size in zip(gradients, sizes, strict=True)
         ]
-        joined = found[0] if len(found) == 1 else torch.cat(found)
+        joined = tensors[0] if len(tensors) == 1 else torch.cat(tensors)
         return joined if scale == 1.0 else joined * scale
 
 
-class _Merge:
-    """Several rows of the model's output stand for one piece (or sentence): their mean, and its gradient."""
+class _SegmentMean:
+    """The mean of the output rows of each piece (or sentence), which may occur in several windows."""
 
-    def __init__(self, index: np.ndarray, size: int, device: torch.device) -> None:
-        counts = np.bincount(index, minlength=size)
-        self.trivial = bool((counts == 1).all())  # then index is 0, 1, 2, ...
-        self.size = size
-        self.index = torch.from_numpy(index).to(device)
+    def __init__(self, segments: np.ndarray, n_segments: int, device: torch.device) -> None:
+        counts = np.bincount(segments, minlength=n_segments)
+        self.is_identity = bool((counts == 1).all())  # segments are then 0, 1, 2, ...
+        self.n_segments = n_segments
+        self.segments = torch.from_numpy(segments).to(device)
         self.weights = torch.from_numpy((1 / np.maximum(counts, 1)).astype("float32")).to(device)[:, None]
 
     def mean(self, rows: torch.Tensor) -> torch.Tensor:
-        if self.trivial:
+        if self.is_identity:
             return rows
-        return rows.new_zeros(self.size, rows.shape[1]).index_add_(0, self.index, rows) * self.weights
+        return rows.new_zeros(self.n_segments, rows.shape[1]).index_add_(0, self.segments, rows) * self.weights
 
     def mean_backward(self, gradient: torch.Tensor) -> torch.Tensor:
-        return gradient if self.trivial else (gradient * self.weights)[self.index]
+        return gradient if self.is_identity else (gradient * self.weights)[self.segments]
 
 
-def _power_of_two(size: int) -> int:
-    """So many rows or more."""
+def _next_power_of_two(size: int) -> int:
     return 1 << (size - 1).bit_length()
 
 
-def _recurring(size: int, most: int) -> int:
-    """So many rows or up to a 32nd more: oneDNN compiles a product for each shape that it meets, and keeps it."""
+def _round_up(size: int, limit: int) -> int:
+    """Up to 1/32 more than size: fewer distinct shapes, because oneDNN compiles and caches a kernel for each."""
     step = 1 << max(0, size.bit_length() - 6)
-    return max(size, min(-(-size // step) * step, most))
+    return max(size, min(-(-size // step) * step, limit))
 
 
 def _split(rows: torch.Tensor | None, bounds: np.ndarray) -> list[Any]:
-    """For each document an array, or None."""
+    """Each document's array, or None for each."""
     return [None] * (len(bounds) - 1) if rows is None else np.split(torch2xp(rows), bounds[1:-1])

@@ -1,8 +1,9 @@
-"""Run the transformer over the windows of many documents, and back: one Thinc model around the PyTorch one.
+"""The transformer over the windows of many documents: a Thinc model around the PyTorch one.
 
-Windows are sorted by length and packed under a budget, in training too. What the budget does not hold is computed
-again in the backward pass instead of being kept (Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost"),
-so one huge document is as bounded as many small ones.
+Windows are sorted by length and packed under a budget, also in training. Each pack is a microbatch. Activations are
+stored up to the budget; other microbatches are recomputed in the backward pass (activation checkpointing), so memory
+is bounded for one huge document as for many small ones.
+Source: Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost".
 """
 
 from __future__ import annotations
@@ -28,17 +29,17 @@ from ..weights.families import family_of
 from .batch import Batch, Encoded, Layout
 from .kernels import attention
 from .kernels.dropout import replace_dropout
-from .kernels.linear import packed, product_dtype, replace_linear
-from .last_layer import only_rows
+from .kernels.linear import packed_weights, product_dtype, replace_linear
+from .last_layer import select_rows
 from .layer_mix import LayerMix
 
-# A forked child, as of `nlp.pipe(n_process=2)`, has OpenMP's locks but not its threads, and would wait for them.
+# A forked child (`nlp.pipe(n_process=2)`) inherits OpenMP's locks without its threads, and would wait for them forever.
 os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
-MANY = 8  # packs: a batch of so many is a huge document, and memory counts for more than time
-SHARE = 4  # of such a batch, training computes packs of so small a part of the budget
-OFTEN = 50  # batches of training, after which free memory goes back: fragments of it would add up over an epoch
+LARGE_BATCH_PACKS = 8  # a batch of at least this many packs is large: memory then matters more than time
+LARGE_BATCH_BUDGET_DIVISOR = 4  # training splits the budget of a large batch by this, for smaller microbatches
+TRIM_INTERVAL = 50  # training batches between returns of free heap memory: over an epoch it would fragment
 _libc = ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
 
 
@@ -53,22 +54,26 @@ def make_encoder(
 ) -> Model:
     """A Thinc model from list[Pieces] to list[Encoded].
 
-    Its backward takes, per document, the gradients of last_hidden_state (or class_states) and pooler_output (None for
-    zero).
-    words_per_batch: the most pieces, with the padding that there is, that the transformer computes at a time.
-    hidden_states, attentions: whether predictions hold those of every layer.
-    mix: makes last_hidden_state of the states of all layers.
-    Its attribute `class_pieces_alone` says that training reads no other piece: the last layer then computes no other,
-    and class_states is what comes out.
+    The backward pass takes for each document the gradients of last_hidden_state (or class_states) and pooler_output,
+    None for zero.
+    If the model's attribute `class_pieces_only` is set, training computes the last layer only for class pieces, and
+    outputs class_states instead of last_hidden_state.
+
+    net: the model of Transformers. Its dropout, linear and attention modules are replaced in place.
+    words_per_batch: maximum number of pieces, padding included, in a microbatch.
+    precision: fp32, bf16, fp16 or auto.
+    rates: learning rates of the layers.
+    hidden_states, attentions: whether predictions contain those of every layer.
+    mix: computes last_hidden_state from the states of all layers.
     """
     if attentions:
-        net.set_attn_implementation("eager")  # the fused kernels never hold the matrices
+        net.set_attn_implementation("eager")  # fused kernels do not return attention weights
     elif family_of(net.config).unpadded:
-        net.set_attn_implementation(attention.NAME)
-        net.embeddings.register_forward_hook(_narrowed)
+        net.set_attn_implementation(attention.IMPLEMENTATION)
+        net.embeddings.register_forward_hook(_cast_embeddings)
     replace_dropout(net)
     replace_linear(net)
-    net.get_input_embeddings().sparse = True  # a batch uses few rows of that table
+    net.get_input_embeddings().sparse = True  # a batch uses few rows of this table
     return Model(
         "transformer",
         _forward,
@@ -77,8 +82,8 @@ def make_encoder(
             "precision": precision,
             "hidden_states": hidden_states,
             "attentions": attentions,
-            "class_pieces_alone": False,
-            "batches": 0,  # of training, so far
+            "class_pieces_only": False,
+            "n_batches": 0,  # training batches so far
             "loss_scale": LossScale(2.0**16 if precision == "fp16" else 1.0),
         },
         shims=[
@@ -89,7 +94,7 @@ def make_encoder(
 
 
 class _Shim(PyTorchShim):
-    """Thinc's shim, with a learning rate for each weight; what has no gradient, or rate, is left alone."""
+    """Thinc's shim with a learning rate for each parameter. Parameters with rate 0 are frozen."""
 
     def __init__(self, net: Any, rates: dict[str, float]) -> None:
         super().__init__(net)
@@ -103,94 +108,97 @@ class _Shim(PyTorchShim):
 
 
 def has_fast_bf16(device: torch.device) -> bool:
-    """Whether the hardware multiplies matrices of bfloat16 faster than of float32."""
+    """Whether the hardware multiplies bfloat16 matrices faster than float32 ones."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
-def _trim() -> None:
-    """Give free memory back to the system: pieces of it that no array fits into would add up to gigabytes."""
+def _trim_heap() -> None:
+    """Return free heap memory to the system: fragments that fit no array would add up to gigabytes."""
     if _libc is not None:
         _libc.malloc_trim(0)
 
 
-def _coalesce(table: torch.nn.Parameter) -> None:
-    """A row of its gradient for each that was used; or it would have one for each piece of the batch."""
+def _coalesce_gradient(table: torch.nn.Parameter) -> None:
+    """Sum duplicate rows of a sparse gradient, which otherwise has one for each piece of the batch."""
     if table.grad is not None and table.grad.is_sparse:
         table.grad = table.grad.coalesce()
 
 
 def _autocast(precision: str, device: torch.device) -> torch.autocast:
-    """Matrix products in this precision, where it is not that of the weights."""
     if precision == "auto":
         precision = "bf16" if has_fast_bf16(device) else "fp32"
-    halved = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    return torch.autocast(device.type, dtype=halved, enabled=halved is not None)
+    dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
 
 
-def _narrowed(embeddings: Any, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
-    """On a CPU what flows from layer to layer, and back, has the precision of their products: less to move."""
+def _cast_embeddings(embeddings: Any, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
+    """On a CPU pass states between layers in the dtype of matrix products: less memory to move."""
     return output.to(product_dtype(output)) if output.device.type == "cpu" else output
 
 
 def _forward(model: Model, docs: list[Pieces], is_train: bool) -> tuple[list[Encoded], Callable]:
     net, mix = model.shims[0]._model, next((shim._model for shim in model.shims[1:]), None)
     net.train(is_train)
-    every_layer = model.attrs["hidden_states"] or model.attrs["attentions"] or mix is not None
-    alone = is_train and model.attrs["class_pieces_alone"] and not every_layer
-    batch = Batch(docs, net, model.attrs["attentions"], alone)
+    needs_layers = model.attrs["hidden_states"] or model.attrs["attentions"] or mix is not None
+    class_pieces_only = is_train and model.attrs["class_pieces_only"] and not needs_layers
+    batch = Batch(docs, net, model.attrs["attentions"], class_pieces_only)
     budget, scale, precision = (model.attrs[name] for name in ("words_per_batch", "loss_scale", "precision"))
-    ask = {
+    output_flags = {
         "output_hidden_states": model.attrs["hidden_states"] or mix is not None,
         "output_attentions": model.attrs["attentions"],
     }
 
     rows = torch.zeros(batch.n_rows, net.config.hidden_size, device=batch.device, dtype=batch.dtype)
     pooled: torch.Tensor | None = None
-    passes: list[_Pass] = []
-    layers = _Layers(batch, model.attrs["hidden_states"], model.attrs["attentions"])
+    microbatches: list[_Microbatch] = []
+    layers = _LayerOutputs(batch, model.attrs["hidden_states"], model.attrs["attentions"])
     packs = batch.packs(budget)
-    kept, many = 0, len(packs) >= MANY
-    if many and is_train:
-        budget = max(1, budget // SHARE)
+    large = len(packs) >= LARGE_BATCH_PACKS
+    trim_every = LARGE_BATCH_PACKS // 2
+    if large and is_train:
+        budget = max(1, budget // LARGE_BATCH_BUDGET_DIVISOR)
         packs = batch.packs(budget)
-    with _autocast(precision, batch.device), packed(net, budget) if len(packs) > 1 and not is_train else nullcontext():
+    pack_weights = len(packs) > 1 and not is_train
+    n_pieces = 0
+    with _autocast(precision, batch.device), packed_weights(net, budget) if pack_weights else nullcontext():
         for number, windows in enumerate(packs):
-            step = _Pass(net, mix, batch, windows, precision, ask)
-            kept += step.layout.size
-            output, pool = step.run(keep=is_train and (kept <= budget or not passes), layers=layers)
-            rows[step.layout.rows] = output
+            microbatch = _Microbatch(net, mix, batch, windows, precision, output_flags)
+            n_pieces += microbatch.layout.size
+            keep_graph = is_train and (n_pieces <= budget or not microbatches)
+            output, pool = microbatch.forward(keep_graph, layers)
+            rows[microbatch.layout.rows] = output
             if pool is not None:
                 pooled = rows.new_zeros(len(batch.lengths), rows.shape[1]) if pooled is None else pooled
-                pooled[step.windows] = pool
+                pooled[microbatch.windows] = pool
             if is_train:
-                passes.append(step)
-                if step.output is None:
-                    del step.layout  # is made again, too
-            if many and is_train and (number + 1) % (MANY // 2) == 0:
-                _trim()
-    if many:  # before all that comes out is put together
-        _trim()
+                microbatches.append(microbatch)
+                if microbatch.output is None:
+                    del microbatch.layout  # also recomputed
+            if large and is_train and (number + 1) % trim_every == 0:
+                _trim_heap()
+    if large:  # before the outputs are copied
+        _trim_heap()
 
     def backprop(d_docs: list[tuple[Any, Any]]) -> list:
-        d_rows, d_pooled = batch.split_gradients(d_docs, scale.value)
-        passes.reverse()  # those that were kept go first, and leave their memory to what is computed again
-        while passes:
-            passes.pop().backward(d_rows, d_pooled)
-            if many and len(passes) % (MANY // 2) == 0:
-                _coalesce(net.get_input_embeddings().weight)
-                _trim()
-        model.attrs["batches"] += 1
-        if model.attrs["batches"] % OFTEN == 0:
-            _trim()
+        d_rows, d_pooled = batch.join_gradients(d_docs, scale.value)
+        microbatches.reverse()  # pop() takes stored graphs first: they free memory for the recomputed ones
+        while microbatches:
+            microbatches.pop().backward(d_rows, d_pooled)
+            if large and len(microbatches) % trim_every == 0:
+                _coalesce_gradient(net.get_input_embeddings().weight)
+                _trim_heap()
+        model.attrs["n_batches"] += 1
+        if model.attrs["n_batches"] % TRIM_INTERVAL == 0:
+            _trim_heap()
         return []
 
-    return layers.add_to(batch.join_outputs(rows, pooled)), backprop
+    return layers.add_to(batch.split_outputs(rows, pooled)), backprop
 
 
-class _Pass:
-    """One pack through the network. Keeps its graph, or what it takes to compute the same again."""
+class _Microbatch:
+    """One pack through the network. Stores its autograd graph, or the random state to recompute it."""
 
     def __init__(
         self,
@@ -199,94 +207,95 @@ class _Pass:
         batch: Batch,
         windows: np.ndarray,
         precision: str,
-        ask: dict[str, bool],
+        output_flags: dict[str, bool],
     ) -> None:
-        self.net, self.mix, self.precision, self.ask = net, mix, precision, ask
+        self.net, self.mix, self.precision, self.output_flags = net, mix, precision, output_flags
         self.batch, self.pack = batch, windows
-        self.device, self.dtype, self.windows = batch.device, batch.dtype, batch.on_device(windows)
+        self.device, self.dtype, self.windows = batch.device, batch.dtype, batch.to_device(windows)
 
     @cached_property
     def layout(self) -> Layout:
         return self.batch.layout(self.pack)
 
-    def run(self, keep: bool, layers: _Layers) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The rows of last_hidden_state (n_rows, width), padding left out, and the pooler's (n_windows, width)."""
-        self.random_state = _random_state(self.device) if self.net.training and not keep else None
-        with torch.set_grad_enabled(keep):
+    def forward(self, keep_graph: bool, layers: _LayerOutputs) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The rows of last_hidden_state (n_rows, width) without padding, and the pooler output (n_windows, width)."""
+        self.rng_state = _get_rng_state(self.device) if self.net.training and not keep_graph else None
+        with torch.set_grad_enabled(keep_graph):
             output = self._compute(layers)
-        self.output = output if keep else None
+        self.output = output if keep_graph else None
         return output[0].detach(), None if output[1] is None else output[1].detach()
 
-    def _compute(self, layers: _Layers | None = None) -> tuple[torch.Tensor, torch.Tensor | None]:
-        chosen = self.layout.chosen
-        with nullcontext() if chosen is None else only_rows(self.net, chosen):
-            output = self.net(**self.layout.inputs, **self.ask)
+    def _compute(self, layers: _LayerOutputs | None = None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        selected = self.layout.selected
+        with nullcontext() if selected is None else select_rows(self.net, selected):
+            output = self.net(**self.layout.inputs, **self.output_flags)
         if layers is not None:
-            layers.keep(self, output)
+            layers.collect(self, output)
         pooled = getattr(output, "pooler_output", None)
-        if pooled is not None and len(pooled) < len(self.windows):  # the network takes all windows for one
-            firsts = output.last_hidden_state[0, self.layout.firsts]
+        if pooled is not None and len(pooled) < len(self.windows):  # windows are concatenated: one pooled row for all
+            firsts = output.last_hidden_state[0, self.layout.first_positions]
             pooled = self.net.pooler(firsts[:, None])[: len(self.windows)]
         states = [output.last_hidden_state] if self.mix is None else output.hidden_states
-        rows = [self.layout.rows_of(state).to(self.dtype) for state in states]
+        rows = [self.layout.unpad(state).to(self.dtype) for state in states]
         hidden = rows[0] if self.mix is None else self.mix(torch.stack(rows))
         return hidden, None if pooled is None else pooled.to(self.dtype)
 
     def backward(self, d_rows: torch.Tensor | None, d_pooled: torch.Tensor | None) -> None:
         output = self.output
         if output is None:
-            assert self.random_state is not None
-            replay, autocast = _replay(self.random_state, self.device), _autocast(self.precision, self.device)
+            assert self.rng_state is not None
+            replay, autocast = _replay_rng(self.rng_state, self.device), _autocast(self.precision, self.device)
             with replay, autocast, torch.enable_grad():
                 output = self._compute()
-        pairs = [(output[0], d_rows, self.layout.rows), (output[1], d_pooled, self.windows)]
-        known = [(tensor, d[index]) for tensor, d, index in pairs if tensor is not None and d is not None]
-        if known:
-            torch.autograd.backward([tensor for tensor, _ in known], [gradient for _, gradient in known])
+        candidates = [(output[0], d_rows, self.layout.rows), (output[1], d_pooled, self.windows)]
+        pairs = [(tensor, d[index]) for tensor, d, index in candidates if tensor is not None and d is not None]
+        if pairs:
+            torch.autograd.backward([tensor for tensor, _ in pairs], [gradient for _, gradient in pairs])
 
 
-class _Layers:
-    """What every layer gave, gathered over the passes."""
+class _LayerOutputs:
+    """The hidden states and attentions of every layer, collected over the microbatches."""
 
     def __init__(self, batch: Batch, hidden_states: bool, attentions: bool) -> None:
         self.batch = batch
-        self.ask_states, self.ask_attentions = hidden_states, attentions
-        self.rows: torch.Tensor | None = None  # (n_layers + 1, n_rows, width)
+        self.collect_states, self.collect_attentions = hidden_states, attentions
+        self.states: torch.Tensor | None = None  # (n_layers + 1, n_rows, width)
         self.attentions: dict[int, Any] = {}  # by window
 
-    def keep(self, step: _Pass, output: Any) -> None:
-        if self.ask_states:
-            states = torch.stack([step.layout.rows_of(h.detach()).to(step.dtype) for h in output.hidden_states])
-            if self.rows is None:
-                self.rows = states.new_zeros(len(states), len(self.batch.ids), states.shape[2])
-            self.rows[:, step.layout.rows] = states
-        if self.ask_attentions:
-            matrices = torch.stack([a.detach().to(step.dtype) for a in output.attentions], dim=1)
-            for window, matrix in zip(step.windows.tolist(), matrices, strict=True):
+    def collect(self, microbatch: _Microbatch, output: Any) -> None:
+        layout, dtype = microbatch.layout, microbatch.dtype
+        if self.collect_states:
+            states = torch.stack([layout.unpad(h.detach()).to(dtype) for h in output.hidden_states])
+            if self.states is None:
+                self.states = states.new_zeros(len(states), len(self.batch.ids), states.shape[2])
+            self.states[:, layout.rows] = states
+        if self.collect_attentions:
+            matrices = torch.stack([a.detach().to(dtype) for a in output.attentions], dim=1)
+            for window, matrix in zip(microbatch.windows.tolist(), matrices, strict=True):
                 n = int(self.batch.lengths[window])
                 self.attentions[window] = torch2xp(matrix[:, :, :n, :n].contiguous())
 
     def add_to(self, encoded: list[Encoded]) -> list[Encoded]:
         batch = self.batch
-        if self.rows is not None:
-            merged = torch2xp(torch.stack([batch.pieces.mean(layer) for layer in self.rows]))
-            parts = np.split(merged, batch.bounds.pieces[1:-1], axis=1)
-            encoded = [one._replace(hidden_states=part) for one, part in zip(encoded, parts, strict=True)]
+        if self.states is not None:
+            states = torch2xp(torch.stack([batch.pieces.mean(layer) for layer in self.states]))
+            parts = np.split(states, batch.bounds.pieces[1:-1], axis=1)
+            encoded = [doc._replace(hidden_states=part) for doc, part in zip(encoded, parts, strict=True)]
         if self.attentions:
             encoded = [
-                one._replace(attentions=[self.attentions[w] for w in range(start, end)])
-                for one, (start, end) in zip(encoded, pairwise(batch.bounds.windows), strict=True)
+                doc._replace(attentions=[self.attentions[w] for w in range(start, end)])
+                for doc, (start, end) in zip(encoded, pairwise(batch.bounds.windows), strict=True)
             ]
         return encoded
 
 
-def _random_state(device: torch.device) -> torch.Tensor:
+def _get_rng_state(device: torch.device) -> torch.Tensor:
     return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
 
 
 @contextmanager
-def _replay(state: torch.Tensor, device: torch.device) -> Iterator[None]:
-    """Draw the same dropout again, and leave the generator as it was found."""
+def _replay_rng(state: torch.Tensor, device: torch.device) -> Iterator[None]:
+    """Within, draw the same dropout masks again; afterwards restore the generator."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         if device.type == "cuda":
             torch.cuda.set_rng_state(state, device)

@@ -1,4 +1,4 @@
-"""The last layer for some pieces alone, where nobody reads the others: most of its work is saved."""
+"""Compute the last layer only for selected pieces: this saves most of its cost if no head reads the others."""
 
 from __future__ import annotations
 
@@ -12,27 +12,28 @@ from ..weights.families import family_of
 
 
 @contextmanager
-def only_rows(net: Any, rows: torch.Tensor) -> Iterator[None]:
-    """Within, the model gives these rows of what it would give, end to end: (1, n_rows, width).
+def select_rows(net: Any, rows: torch.Tensor) -> Iterator[None]:
+    """Within, the model's last_hidden_state is only these rows: (1, n_rows, width).
 
-    rows (int, Shape (n_rows,)): among all pieces of the input, padding counted.
-    For families whose `after_attention` is known: from that module on no piece sees another.
+    The model's family must have `attention_output`: from that module on, no piece depends on another.
+
+    rows (int, Shape (n_rows,)): indices into the flattened input, padding included.
     """
-    path = family_of(net.config).after_attention
+    path = family_of(net.config).attention_output
     assert path is not None
-    layers, _, after = path.partition("{}.")
+    layers, _, attention_output = path.partition("{}.")
     layer = net.get_submodule(f"{layers}{net.config.num_hidden_layers - 1}")
 
-    def ask(module: Any, inputs: tuple, settings: dict[str, Any]) -> tuple:
-        windows = settings.get("windows")
-        return inputs, settings if windows is None else {**settings, "windows": windows.asked_by_first()}
+    def limit_queries(module: Any, inputs: tuple, kwargs: dict[str, Any]) -> tuple:
+        windows = kwargs.get("windows")
+        return inputs, kwargs if windows is None else {**kwargs, "windows": windows.first_piece_queries()}
 
-    def choose(module: Any, inputs: tuple) -> tuple:
+    def select(module: Any, inputs: tuple) -> tuple:
         return tuple(states.flatten(0, 1).index_select(0, rows)[None] for states in inputs)
 
     handles = [
-        layer.register_forward_pre_hook(ask, with_kwargs=True),
-        layer.get_submodule(after).register_forward_pre_hook(choose),
+        layer.register_forward_pre_hook(limit_queries, with_kwargs=True),
+        layer.get_submodule(attention_output).register_forward_pre_hook(select),
     ]
     try:
         yield

@@ -1,1 +1,1 @@
-"""From text to wordpieces, and back to tokens."""
+"""Wordpieces: tokenization, alignment with spaCy's tokens, windows and packs."""

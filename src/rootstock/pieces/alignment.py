@@ -1,8 +1,8 @@
-"""Which wordpieces belong to which spaCy token, and what each gives to the other.
+"""Alignment between wordpieces and spaCy tokens.
 
-`doc.tensor` is `A @ H`: A (tokens x pieces) is sparse, its columns sum to one, so that no information is lost:
-`(A @ H).sum(0) == H.sum(0)`. A piece aligned to k tokens gives each of them 1/k. A piece aligned to none (boundary
-pieces; pieces of white space) gives each of the n tokens of its sentence 1/n.
+`doc.tensor` is `A @ H`. H has a row per piece. A (n_tokens x n_pieces) is sparse and its columns sum to one, so sums
+are preserved: `(A @ H).sum(0) == H.sum(0)`. A piece aligned with k tokens contributes 1/k of its row to each of them.
+A piece aligned with none (a boundary piece, or white space) contributes 1/n to each of the n tokens of its sentence.
 """
 
 from itertools import pairwise
@@ -17,16 +17,16 @@ from .pieces import Pieces, bounds
 
 
 class Tokens(NamedTuple):
-    """spaCy's tokens of many documents, end to end."""
+    """The spaCy tokens of many documents, concatenated."""
 
-    hashes: np.ndarray  # uint64 (n_tokens,) of what they are written like
-    spaces: np.ndarray  # bool (n_tokens,): whether a space follows
-    spans: np.ndarray  # (n_tokens, 2) characters in all documents
-    docs: np.ndarray  # (n_docs + 1,) the first token of each document, and the end
+    hashes: np.ndarray  # uint64 (n_tokens,) ORTH: the hash of each token's text
+    spaces: np.ndarray  # bool (n_tokens,) whether a space follows
+    spans: np.ndarray  # (n_tokens, 2) start and end character in the concatenated documents
+    doc_bounds: np.ndarray  # (n_docs + 1,) the first token of each document, and the end of the last
 
     @classmethod
     def of(cls, docs: list[Doc]) -> "Tokens":
-        """Of these documents."""
+        """Collect the tokens of these documents."""
         attrs = np.concatenate([doc.to_array([ORTH, LENGTH, SPACY]) for doc in docs])
         lengths, spaces = attrs[:, 1:].astype("int64").T
         starts = bounds(lengths + spaces)[:-1]
@@ -35,48 +35,51 @@ class Tokens(NamedTuple):
 
 
 def align(token_spans: np.ndarray, piece_spans: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pair tokens with the pieces whose characters overlap theirs.
+    """Pair each token with the pieces whose characters overlap its own.
 
     token_spans (int, Shape (n_tokens, 2)): start and end character of each token, in order, disjoint.
     piece_spans (int, Shape (n_pieces, 2)): the same for each piece; an empty span overlaps nothing.
-    RETURNS: two int32 arrays of equal length, token index and piece index of each pair, sorted by token, then piece.
+    RETURNS: two int32 arrays of equal length: token index and piece index of each pair, sorted by token, then piece.
     """
     starts, ends = piece_spans[:, 0], piece_spans[:, 1]
     first = np.searchsorted(token_spans[:, 1], starts, side="right")
     last = np.searchsorted(token_spans[:, 0], ends, side="left")
     counts = np.where(ends > starts, np.maximum(last - first, 0), 0)
     pieces = np.repeat(np.arange(len(starts)), counts)
-    tokens = np.repeat(first, counts) + counted(counts)
+    tokens = np.repeat(first, counts) + concat_ranges(counts)
     order = np.argsort(tokens, kind="stable")
     return tokens[order].astype(np.int32), pieces[order].astype(np.int32)
 
 
-def counted(lengths: np.ndarray) -> np.ndarray:
-    """0, 1, ... within each run: [2, 3] -> [0, 1, 0, 1, 2]."""
+def concat_ranges(lengths: np.ndarray) -> np.ndarray:
+    """Concatenate `arange(n)` for each length n: [2, 3] -> [0, 1, 0, 1, 2]."""
     return np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
 
 
-def entries(pieces: Pieces) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The entries of A for one document: token indices, piece indices (int64), weights (float32)."""
+def alignment_entries(pieces: Pieces) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The nonzero entries of the alignment matrix A of one document.
+
+    RETURNS: three arrays of equal length: token indices (int64), piece indices (int64), weights (float32).
+    """
     n_pieces = len(pieces.ids)
-    shared_by = np.bincount(pieces.aligned_pieces, minlength=n_pieces)
-    weights = 1.0 / shared_by[pieces.aligned_pieces]
+    tokens_per_piece = np.bincount(pieces.aligned_pieces, minlength=n_pieces)
+    aligned_weights = 1.0 / tokens_per_piece[pieces.aligned_pieces]
 
-    # Pieces without a token of their own are shared out over their sentence.
+    # Each unaligned piece is distributed over the tokens of its sentence.
     sentence_of = np.repeat(np.arange(len(pieces.sentence_pieces)), pieces.sentence_pieces)
-    loose = np.flatnonzero(shared_by == 0)
-    n_tokens = pieces.kept_tokens[sentence_of[loose]]
+    unaligned = np.flatnonzero(tokens_per_piece == 0)
+    n_tokens = pieces.kept_tokens[sentence_of[unaligned]]
     token_starts = np.cumsum(pieces.sentence_tokens) - pieces.sentence_tokens
-    loose_tokens = np.repeat(token_starts[sentence_of[loose]], n_tokens) + counted(n_tokens)
+    unaligned_tokens = np.repeat(token_starts[sentence_of[unaligned]], n_tokens) + concat_ranges(n_tokens)
+    unaligned_weights = np.repeat(1.0 / np.maximum(n_tokens, 1), n_tokens)
 
-    tokens = np.concatenate([pieces.aligned_tokens, loose_tokens]).astype(np.int64)
-    columns = np.concatenate([pieces.aligned_pieces, np.repeat(loose, n_tokens)]).astype(np.int64)
-    shares = np.repeat(1.0 / np.maximum(n_tokens, 1), n_tokens)
-    return tokens, columns, np.concatenate([weights, shares]).astype(np.float32)
+    tokens = np.concatenate([pieces.aligned_tokens, unaligned_tokens]).astype(np.int64)
+    columns = np.concatenate([pieces.aligned_pieces, np.repeat(unaligned, n_tokens)]).astype(np.int64)
+    return tokens, columns, np.concatenate([aligned_weights, unaligned_weights]).astype(np.float32)
 
 
 def pieces_of_tokens(pieces: Pieces, start: int, end: int) -> list[list[int]]:
-    """For each of the tokens from start to end the list of its pieces; empty where its characters were dropped."""
+    """For each token from start to end the indices of its pieces; empty if the tokenizer dropped its characters."""
     ends = np.searchsorted(pieces.aligned_tokens, np.arange(start, end + 1))
     return [pieces.aligned_pieces[a:b].tolist() for a, b in pairwise(ends)]
 
@@ -86,7 +89,7 @@ def add_tensor_gradient(doc: Doc, d_tensor: Any) -> None:
 
     d_tensor: array (n_tokens, width).
     """
-    tokens, columns, weights = entries(Pieces.of(doc))
+    tokens, columns, weights = alignment_entries(Pieces.of(doc))
     xp = get_array_module(d_tensor)
     gradient = doc._.trf_d_last_hidden_state
     xp.add.at(gradient, xp.asarray(columns), d_tensor[xp.asarray(tokens)] * xp.asarray(weights)[:, None])
@@ -94,36 +97,36 @@ def add_tensor_gradient(doc: Doc, d_tensor: Any) -> None:
 
 
 def token_attention(doc: Doc) -> list[np.ndarray]:
-    """Attention between spaCy's tokens, so that models with different pieces can be compared over the same words.
+    """Attention between spaCy tokens: it makes models with different pieces comparable.
 
-    Where a token looks is the mean over its pieces (over the boundary pieces, where it has none); what a piece is
-    given goes to its tokens, in the shares of `doc.tensor`; a token that two windows see has the mean of the two.
-    Each row sums to one.
+    The row of a token is the mean over its pieces, or over the unaligned pieces of its sentence if it has none. The
+    attention to a piece is distributed over its tokens with the weights of `doc.tensor`. A token in two windows gets
+    the mean of both. Each row sums to one.
 
     RETURNS: for each sentence an array (n_layers, n_heads, n_tokens, n_tokens).
-    Raises ValueError where `trf_tok2vec` was not configured with `attentions: true`.
+    Raises ValueError if `trf_tok2vec` was not configured with `attentions: true`.
     """
     attentions = doc._.trf_all_attentions
     if attentions is None:
         raise ValueError("this Doc has no attentions: configure 'trf_tok2vec' with attentions: true")
     pieces = Pieces.of(doc)
-    tokens, columns, weights = entries(pieces)
-    shares = np.zeros((pieces.n_tokens, len(pieces.ids)), "float32")
-    shares[tokens, columns] = weights
-    aligned = np.zeros_like(shares)
+    tokens, columns, weights = alignment_entries(pieces)
+    key_weights = np.zeros((pieces.n_tokens, len(pieces.ids)), "float32")
+    key_weights[tokens, columns] = weights
+    aligned = np.zeros_like(key_weights)
     aligned[pieces.aligned_tokens, pieces.aligned_pieces] = 1
     ends = np.cumsum(pieces.sentence_tokens)
     sums = [np.zeros((*attentions[0].shape[:2], n, n), "float32") for n in pieces.sentence_tokens] if attentions else []
-    seen = [np.zeros((n, 1), "float32") for n in pieces.sentence_tokens]
-    rows = np.split(pieces.window_pieces, np.cumsum(pieces.window_lengths)[:-1])
-    for matrix, window, sentence in zip(attentions, rows, pieces.window_sentence, strict=True):
+    n_windows = [np.zeros((n, 1), "float32") for n in pieces.sentence_tokens]
+    windows = np.split(pieces.window_pieces, np.cumsum(pieces.window_lengths)[:-1])
+    for matrix, window, sentence in zip(attentions, windows, pieces.window_sentence, strict=True):
         end = ends[sentence]
-        here = slice(end - pieces.sentence_tokens[sentence], end)
-        share, own = shares[here, window], aligned[here, window]
-        dropped = ~aligned[here].any(axis=1, keepdims=True)
-        own = np.where(dropped, share, own)
-        own /= np.maximum(own.sum(axis=1, keepdims=True), 1e-12)
-        looks = own @ to_numpy(matrix) @ share.T
-        sums[sentence] += looks / np.maximum(looks.sum(axis=-1, keepdims=True), 1e-12)
-        seen[sentence] += own.any(axis=1, keepdims=True)
-    return [total / np.maximum(count, 1) for total, count in zip(sums, seen, strict=True)]
+        sent_tokens = slice(end - pieces.sentence_tokens[sentence], end)
+        keys, queries = key_weights[sent_tokens, window], aligned[sent_tokens, window]
+        without_pieces = ~aligned[sent_tokens].any(axis=1, keepdims=True)
+        queries = np.where(without_pieces, keys, queries)
+        queries /= np.maximum(queries.sum(axis=1, keepdims=True), 1e-12)
+        attention = queries @ to_numpy(matrix) @ keys.T
+        sums[sentence] += attention / np.maximum(attention.sum(axis=-1, keepdims=True), 1e-12)
+        n_windows[sentence] += queries.any(axis=1, keepdims=True)
+    return [total / np.maximum(n, 1) for total, n in zip(sums, n_windows, strict=True)]

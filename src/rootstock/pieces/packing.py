@@ -1,4 +1,4 @@
-"""Group windows of like length, so that little of what the model computes is padding."""
+"""Packing: group windows of similar length, so that the model computes little padding."""
 
 from collections.abc import Iterator
 
@@ -6,12 +6,12 @@ import numpy as np
 
 
 def pack(lengths: np.ndarray, budget: int, padded: bool = True) -> Iterator[np.ndarray]:
-    """Sort by length, longest first, and fill packs whose size stays within the budget.
+    """Sort windows by length, longest first, and fill packs up to the budget.
 
     lengths (int, Shape (n,)): pieces of each window.
-    budget (int): the most pieces in one pack; a longer window gets a pack of its own.
-    padded (bool): whether windows are padded to the longest of their pack, and the padding counts.
-    YIELDS: int64 arrays of indices into lengths; together they hold each index once.
+    budget (int): maximum number of pieces in a pack; a longer window gets a pack of its own.
+    padded (bool): whether windows are padded to the longest in their pack; the padding then counts.
+    RETURNS: an iterator over int64 arrays of indices into lengths; each index occurs once.
     """
     order = np.argsort(-lengths, kind="stable")
     ends = np.cumsum(lengths[order])
@@ -28,6 +28,6 @@ def pack(lengths: np.ndarray, budget: int, padded: bool = True) -> Iterator[np.n
 
 
 def padding_efficiency(lengths: np.ndarray, budget: int) -> float:
-    """Real pieces over computed pieces, between 0 and 1."""
+    """The share of real pieces among the computed ones, between 0 and 1 (no padding)."""
     computed = sum(int(lengths[p].max()) * len(p) for p in pack(lengths, budget))
     return float(lengths.sum() / computed) if computed else 1.0

@@ -1,1 +1,1 @@
-"""How weights are updated."""
+"""Training: optimizer steps, learning rates, loss scaling and data parallelism."""

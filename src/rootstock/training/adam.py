@@ -1,4 +1,4 @@
-"""A step of spaCy's optimizer over PyTorch's weights."""
+"""Optimizer steps on PyTorch parameters, with spaCy's (Thinc's) optimizer."""
 
 from __future__ import annotations
 
@@ -10,42 +10,44 @@ import torch
 from thinc.api import Optimizer, torch2xp, xp2torch
 
 Key = tuple[int, str]
-Weights = tuple[Key, torch.nn.Parameter, float]  # what the optimizer knows it by; a multiple of its learning rate
+KeyedParameter = tuple[Key, torch.nn.Parameter, float]  # the optimizer's key; a multiplier of its learning rate
 
 
-def step(optimizer: Optimizer, parameters: Iterable[Weights]) -> None:
-    """Move weights along their gradients, and take these from them; those that have none stay as they are.
+def step(optimizer: Optimizer, parameters: Iterable[KeyedParameter]) -> None:
+    """Update parameters by their gradients, and clear these. Parameters without a gradient do not change.
 
-    Adam in one call for all of the same rate and step number; other optimizers as Thinc has them. Of a table of
-    embeddings only the rows move that have a gradient, and their moments with them: "lazy Adam", the same as the dense
-    one for a row that each batch uses. Moments are kept where Thinc keeps them.
+    Adam runs as one fused call for all parameters with the same learning rate and step number; other optimizers run
+    as in Thinc. A sparse gradient (of an embedding table) updates only the rows that it has, and their moments: "lazy
+    Adam", which equals dense Adam for a row that every batch uses. Moments are stored in Thinc's optimizer.
+
+    parameters: (key, parameter, multiplier of the learning rate) each.
     """
-    known = [(*one, gradient) for one in parameters if (gradient := one[1].grad) is not None]
+    with_gradient = [(*entry, gradient) for entry in parameters if (gradient := entry[1].grad) is not None]
     if not _is_plain_adam(optimizer):
-        for key, weights, rate, gradient in known:
+        for key, weights, lr_scale, gradient in with_gradient:
             dense = gradient.to_dense() if gradient.is_sparse else gradient
-            stepped, _ = optimizer(key, torch2xp(weights.data), torch2xp(dense), lr_scale=rate)
-            weights.data, weights.grad = xp2torch(stepped, device=weights.device), None
+            updated, _ = optimizer(key, torch2xp(weights.data), torch2xp(dense), lr_scale=lr_scale)
+            weights.data, weights.grad = xp2torch(updated, device=weights.device), None
         return
-    alike = defaultdict(list)  # what one call takes: step number and rate are the same
-    for key, weights, rate, gradient in known:
+    groups = defaultdict(list)  # by step number and learning rate
+    for key, weights, lr_scale, gradient in with_gradient:
         optimizer.nr_update[key] += 1
-        alike[optimizer.nr_update[key], rate].append((key, weights, gradient))
+        groups[optimizer.nr_update[key], lr_scale].append((key, weights, gradient))
         weights.grad = None
-    for (number, rate), members in alike.items():
-        columns, parts = [], []
-        for key, weights, gradient in members:
-            tables = [weights.data, _moment(optimizer.mom1, key, weights), _moment(optimizer.mom2, key, weights)]
+    for (n_steps, lr_scale), group in groups.items():
+        fused_args, sparse_updates = [], []
+        for key, weights, gradient in group:
+            tensors = [weights.data, _moment(optimizer.mom1, key, weights), _moment(optimizer.mom2, key, weights)]
             if gradient.is_sparse:
                 gradient = gradient.coalesce()
                 rows, gradient = gradient.indices()[0], gradient.values()
-                used = [table.index_select(0, rows) for table in tables]
-                parts += [(table, rows, part) for table, part in zip(tables, used, strict=True)]
-                tables = used
-            columns.append((gradient, *tables))
-        _adam(optimizer, number, rate, *map(list, zip(*columns, strict=True)))
-        for table, rows, part in parts:
-            table.index_copy_(0, rows, part)
+                selected = [tensor.index_select(0, rows) for tensor in tensors]
+                sparse_updates += [(tensor, rows, part) for tensor, part in zip(tensors, selected, strict=True)]
+                tensors = selected
+            fused_args.append((gradient, *tensors))
+        _fused_adam(optimizer, n_steps, lr_scale, *map(list, zip(*fused_args, strict=True)))
+        for tensor, rows, part in sparse_updates:
+            tensor.index_copy_(0, rows, part)
 
 
 def _is_plain_adam(optimizer: Optimizer) -> bool:
@@ -59,36 +61,37 @@ def _moment(moments: dict[Key, Any], key: Key, weights: torch.Tensor) -> torch.T
     return xp2torch(moments[key], device=weights.device).view_as(weights)
 
 
-def _adam(
+def _fused_adam(
     optimizer: Optimizer,
-    number: int,
-    rate: float,
+    n_steps: int,
+    lr_scale: float,
     gradients: list[torch.Tensor],
     weights: list[torch.Tensor],
-    first: list[torch.Tensor],
-    second: list[torch.Tensor],
+    first_moments: list[torch.Tensor],
+    second_moments: list[torch.Tensor],
 ) -> None:
-    """Step of that number, in place. As Thinc's: the norm of each array is clipped, weights decay after they moved."""
-    if optimizer.grad_clip:
+    """Adam step number n_steps, in place. As in Thinc, each array's norm is clipped, and weights decay afterwards."""
+    clip = optimizer.grad_clip
+    if clip:
         norms = torch.stack(torch._foreach_norm(gradients)).tolist()
-        over = [(g, optimizer.grad_clip / n) for g, n in zip(gradients, norms, strict=True) if n > optimizer.grad_clip]
-        if over:
-            torch._foreach_mul_(*map(list, zip(*over, strict=True)))
-    rate = rate * optimizer.learn_rate
+        too_large = [(g, clip / norm) for g, norm in zip(gradients, norms, strict=True) if norm > clip]
+        if too_large:
+            torch._foreach_mul_(*map(list, zip(*too_large, strict=True)))
+    rate = lr_scale * optimizer.learn_rate
     decay = rate * optimizer.L2
     torch._fused_adamw_(
         weights,
         gradients,
-        first,
-        second,
+        first_moments,
+        second_moments,
         [],
-        [torch.tensor(float(number), device=weights[0].device)] * len(weights),
-        # PyTorch's decays first, and by lr * weight_decay: (w - step)(1 - decay) = w (1 - decay) - (1 - decay) step
+        [torch.tensor(float(n_steps), device=weights[0].device)] * len(weights),
+        # PyTorch decays first, and by lr * weight_decay: (w - step)(1 - decay) = w (1 - decay) - (1 - decay) step
         lr=rate * (1 - decay),
         weight_decay=optimizer.L2 / (1 - decay),
         beta1=optimizer.b1,
         beta2=optimizer.b2,
-        eps=optimizer.eps / (1 - optimizer.b2**number) ** 0.5,  # Thinc's is added before the correction of the bias
+        eps=optimizer.eps / (1 - optimizer.b2**n_steps) ** 0.5,  # Thinc adds eps before bias correction
         amsgrad=False,
         maximize=False,
     )

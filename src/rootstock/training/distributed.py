@@ -1,4 +1,4 @@
-"""One batch over several processes, by torch.distributed: each computes its part, all take the same step."""
+"""Data parallelism with torch.distributed: each process computes part of a batch, and all take the same step."""
 
 from __future__ import annotations
 
@@ -20,81 +20,85 @@ def update(
     sgd: Optimizer,
     losses: dict[str, float] | None = None,
 ) -> dict[str, float]:
-    """`nlp.update`; where torch.distributed has a process group, each process calls it with the whole batch.
+    """`nlp.update`, data-parallel if torch.distributed is initialized. Each process passes the whole batch.
 
-    The step is that of one process up to rounding where losses are means over documents, as that of `trf_textcat` is,
-    and dropout is zero; else each process draws its own dropout. Source: Li et al. 2020, "PyTorch Distributed:
-    Experiences on Accelerating Data Parallel Training". RETURNS: the losses over the whole batch, in every process.
+    The step equals that of a single process up to rounding, if losses are means over documents (as in `trf_textcat`)
+    and dropout is zero. With dropout each process draws its own mask.
+    Source: Li et al. 2020, "PyTorch Distributed: Experiences on Accelerating Data Parallel Training".
+
+    RETURNS: the losses over the whole batch, in every process.
     """
     losses = {} if losses is None else losses
     if not dist.is_initialized():
         return nlp.update(examples, drop=drop, sgd=sgd, losses=losses)
     rank, size = dist.get_rank(), dist.get_world_size()
-    mine = examples[rank::size]
-    share, found = len(mine) / len(examples), {}
-    if mine:
-        found = nlp.update(mine, drop=drop, sgd=False, losses={})  # False: gradients wait
-    add_gradients(nlp, share)
+    local = examples[rank::size]
+    share, local_losses = len(local) / len(examples), {}
+    if local:
+        local_losses = nlp.update(local, drop=drop, sgd=False, losses={})  # False: only accumulate gradients
+    all_reduce_gradients(nlp, share)
     for _, component in nlp.pipeline:
         if hasattr(component, "finish_update"):
             component.finish_update(sgd)
-    parts: list[Any] = [None] * size
-    dist.all_gather_object(parts, {name: share * loss for name, loss in found.items()})
-    for name, loss in ((name, loss) for part in parts for name, loss in part.items()):
+    gathered: list[Any] = [None] * size
+    dist.all_gather_object(gathered, {name: share * loss for name, loss in local_losses.items()})
+    for name, loss in ((name, loss) for part in gathered for name, loss in part.items()):
         losses[name] = losses.get(name, 0.0) + loss
     return losses
 
 
-def add_gradients(nlp: Language, share: float) -> None:
-    """Give every process the sum of all processes' gradients, each times its share of the batch.
+def all_reduce_gradients(nlp: Language, share: float) -> None:
+    """Replace the gradients in every process by their sum, weighted with each process's share of the batch.
 
-    What has a gradient in no process has none afterwards.
+    A parameter without a gradient in any process gets none.
+
+    share: this process's part of the batch, between 0 and 1.
     """
-    slots = [slot for _, component in nlp.pipeline for slot in _slots(getattr(component, "model", None))]
+    slots = [slot for _, component in nlp.pipeline for slot in _gradient_slots(getattr(component, "model", None))]
     gradients = [slot.read() for slot in slots]
-    device = next((slot.like.device for slot in slots), torch.device("cpu"))
+    device = next((slot.weights.device for slot in slots), torch.device("cpu"))
     present = torch.tensor([gradient is not None for gradient in gradients], dtype=torch.int32, device=device)
     dist.all_reduce(present, dist.ReduceOp.MAX)
-    held = [(s, g) for s, g, anywhere in zip(slots, gradients, present.tolist(), strict=True) if anywhere]
-    if not held:
+    reduced = [(s, g) for s, g, anywhere in zip(slots, gradients, present.tolist(), strict=True) if anywhere]
+    if not reduced:
         return
-    parts = [torch.zeros_like(s.like).flatten() if g is None else g.flatten() * share for s, g in held]
-    flat = torch.cat(parts)  # one message instead of one for each array of weights
+    parts = [torch.zeros_like(s.weights).flatten() if g is None else g.flatten() * share for s, g in reduced]
+    flat = torch.cat(parts)  # one message instead of one per array
     dist.all_reduce(flat)
-    for (slot, _), total in zip(held, flat.split([len(part) for part in parts]), strict=True):
-        slot.write(total.view_as(slot.like))
+    for (slot, _), total in zip(reduced, flat.split([len(part) for part in parts]), strict=True):
+        slot.write(total.view_as(slot.weights))
 
 
-class _Slot(NamedTuple):
-    """Where a gradient is kept: by Thinc, or by PyTorch."""
+class _GradientSlot(NamedTuple):
+    """Access to the gradient of one array of weights, of a Thinc or a PyTorch model."""
 
-    like: torch.Tensor  # the weights
+    weights: torch.Tensor
     read: Callable[[], torch.Tensor | None]
     write: Callable[[torch.Tensor], None]
 
 
-def _slots(model: Any) -> list[_Slot]:
+def _gradient_slots(model: Any) -> list[_GradientSlot]:
     if not isinstance(model, Model):
         return []
     slots = []
     for node in model.walk():
-        slots += [_of_thinc(node, name) for name in node.param_names if node.has_param(name)]
+        slots += [_thinc_slot(node, name) for name in node.param_names if node.has_param(name)]
         for shim in node.shims:
             if isinstance(shim, PyTorchShim):
-                slots += [_of_torch(p) for p in shim._model.parameters() if p.requires_grad]
+                slots += [_torch_slot(p) for p in shim._model.parameters() if p.requires_grad]
     return slots
 
 
-def _of_thinc(node: Model, name: str) -> _Slot:
+def _thinc_slot(node: Model, name: str) -> _GradientSlot:
     def read() -> torch.Tensor | None:
         return xp2torch(node.get_grad(name)) if node.has_grad(name) else None
 
-    return _Slot(xp2torch(node.get_param(name)), read, lambda total: node.set_grad(name, torch2xp(total)))
+    return _GradientSlot(xp2torch(node.get_param(name)), read, lambda total: node.set_grad(name, torch2xp(total)))
 
 
-def _of_torch(parameter: torch.nn.Parameter) -> _Slot:
+def _torch_slot(parameter: torch.nn.Parameter) -> _GradientSlot:
     def read() -> torch.Tensor | None:
         gradient = parameter.grad
         return gradient.to_dense() if gradient is not None and gradient.is_sparse else gradient
 
-    return _Slot(parameter, read, lambda total: setattr(parameter, "grad", total))
+    return _GradientSlot(parameter, read, lambda total: setattr(parameter, "grad", total))

@@ -1,4 +1,4 @@
-"""Training in fp16."""
+"""Dynamic loss scaling for training in fp16."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from thinc.api import Model
 
 @dataclass
 class LossScale:
-    """Keeps small gradients of fp16 from vanishing (Micikevicius et al. 2018, "Mixed Precision Training", section 3.2).
+    """Scales the loss so that small fp16 gradients do not underflow.
 
-    An overflow costs a step and halves the scale; after `PATIENCE` steps without one it is doubled.
+    An overflow skips the step and halves the scale; after `GROWTH_INTERVAL` steps without one the scale doubles.
+    Source: Micikevicius et al. 2018, "Mixed Precision Training", section 3.2.
     """
 
-    PATIENCE = 2000
+    GROWTH_INTERVAL = 2000
 
     value: float
-    steps: int = 0
+    steps: int = 0  # since the last overflow
 
     def unscale(self, model: Model) -> None:
-        """Take the scale out of the gradients that wait for a step, or the gradients with it where they overflowed."""
+        """Divide the accumulated gradients by the scale, or drop them all if any has overflowed."""
         parameters = [p for shim in model.shims for p in shim._model.parameters() if p.grad is not None]
         if self.value == 1.0 or not parameters:
             return
@@ -29,7 +30,7 @@ class LossScale:
             for p in parameters:
                 p.grad /= self.value
             self.steps += 1
-            if self.steps % self.PATIENCE == 0:
+            if self.steps % self.GROWTH_INTERVAL == 0:
                 self.value *= 2
         else:
             for p in parameters:

@@ -1,1 +1,1 @@
-"""Pretrained weights, and what differs between model families."""
+"""Pretrained weights, and the differences between model families."""

@@ -1,4 +1,4 @@
-"""Weights folders: `config.json`, the tokenizer's files, `model.safetensors`. How a pipeline carries its own."""
+"""Load and save weights folders: `config.json`, the tokenizer's files and `model.safetensors`."""
 
 from __future__ import annotations
 
@@ -18,49 +18,59 @@ if TYPE_CHECKING:
 
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
-    """Raises ValueError where the folder is missing or holds no tokenizer."""
+    """The tokenizer in a folder.
+
+    Raises ValueError if the folder has no config.json.
+    """
     from transformers import AutoTokenizer
 
-    _check(folder, "config.json")
+    _require_files(folder, "config.json")
     return AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 def load_config(folder: str | Path) -> PreTrainedConfig:
-    """The architecture that `config.json` describes. Raises ValueError where there is none."""
+    """The model configuration in a folder.
+
+    Raises ValueError if the folder has no config.json.
+    """
     from transformers import AutoConfig
 
-    _check(folder, "config.json")
+    _require_files(folder, "config.json")
     return AutoConfig.from_pretrained(folder, local_files_only=True)
 
 
 def load_model(folder: str | Path) -> PreTrainedModel:
-    """The bare encoder in float32; without a pooler where the weights have none.
+    """The base model without a task head, in float32; without a pooler if the weights have none.
 
-    Raises ValueError where the folder is missing, holds no safetensors, or these lack a part of the encoder.
+    Raises ValueError if config.json or model.safetensors is not found, or weights of the base model are missing.
     """
     import torch
     from transformers import AutoModel
 
-    _check(folder, "config.json", "model.safetensors")
+    _require_files(folder, "config.json", "model.safetensors")
     with quiet():
         net, info = AutoModel.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
         )
-    # Transformers fills what is missing with random numbers.
+    # Transformers initializes missing weights at random.
     missing = sorted(info["missing_keys"])
     if any(name.startswith("pooler.") for name in missing):
         net.pooler = None
-    lost = [name for name in missing if not name.startswith("pooler.")]
-    if lost:
+    required = [name for name in missing if not name.startswith("pooler.")]
+    if required:
         raise ValueError(
-            f"{Path(folder) / 'model.safetensors'} lacks {len(lost)} weights of the model, first {lost[0]}"
+            f"{Path(folder) / 'model.safetensors'} lacks {len(required)} of the model's weights, first {required[0]}: "
+            "use the model's complete weights"
         )
-    net.config.use_cache = False  # keys and values are for generating text
+    net.config.use_cache = False  # cached keys and values are only for text generation
     return net
 
 
 def save_model(net: PreTrainedModel, folder: str | Path, precision: str = "fp32") -> None:
-    """The inverse of load_model. precision: fp32, or bf16 or fp16 for half the size; load_model gives float32 again."""
+    """Save a model as a weights folder, for `load_model`.
+
+    precision: dtype of the saved weights: fp32, or bf16 or fp16 for half the size. `load_model` converts to float32.
+    """
     import torch
 
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
@@ -70,31 +80,31 @@ def save_model(net: PreTrainedModel, folder: str | Path, precision: str = "fp32"
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No progress bars, and no table of the weights that the checkpoint has for other purposes."""
+    """Within, Transformers shows no progress bars and no report about unused weights."""
     from transformers.utils import logging
 
-    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    had_progress_bar, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     try:
         yield
     finally:
         logging.set_verbosity(verbosity)
-        if shown:
+        if had_progress_bar:
             logging.enable_progress_bar()
 
 
-def _check(folder: str | Path, *names: str) -> None:
+def _require_files(folder: str | Path, *names: str) -> None:
     missing = [name for name in names if not (Path(folder) / name).is_file()]
     if missing:
         raise ValueError(
-            f"no weights in {folder!s}: {' and '.join(missing)} not found there. "
-            "`weights` is a folder with config.json, the tokenizer's files and model.safetensors"
+            f"no weights in {folder!s}: {' and '.join(missing)} not found. "
+            "Set `weights` to a folder with config.json, the tokenizer's files and model.safetensors"
         )
 
 
-class BytesOfFolder:
-    """`to_bytes` and `from_bytes` of a component whose `to_disk` and `from_disk` have a folder of files."""
+class ToBytesMixin:
+    """`to_bytes` and `from_bytes` for a component whose `to_disk` writes files into a folder."""
 
     to_disk: Callable[..., Any]
     from_disk: Callable[..., Any]
@@ -112,7 +122,7 @@ class BytesOfFolder:
 
 
 class _PipeConfigs(dict):
-    """spaCy's record of each component's config, less the folder that its weights came from."""
+    """spaCy's record of each component's config, with the path of the weights folder removed."""
 
     def __setitem__(self, name: str, config: Config) -> None:
         if config.get("weights") is not None:
@@ -120,8 +130,8 @@ class _PipeConfigs(dict):
         super().__setitem__(name, config)
 
 
-def forget_folders(nlp: Language) -> None:
-    """From now on `nlp.config` names no weights folder: a saved pipeline carries its own files."""
-    # spaCy stores the config after the factory has returned, and offers no hook at that point.
+def omit_weights_paths(nlp: Language) -> None:
+    """Keep paths of weights folders out of `nlp.config`: a saved pipeline contains its own weights."""
+    # spaCy records the config after the factory has returned, and has no hook at that point.
     if not isinstance(nlp._pipe_configs, _PipeConfigs):
         nlp._pipe_configs = _PipeConfigs(nlp._pipe_configs)

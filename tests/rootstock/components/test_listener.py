@@ -9,7 +9,7 @@ import torch
 from spacy.tokens import Doc, DocBin
 from spacy.training import Example
 
-from rootstock.pieces.alignment import add_tensor_gradient, entries
+from rootstock.pieces.alignment import add_tensor_gradient, alignment_entries
 from rootstock.pieces.pieces import Pieces
 from tests.conftest import pipeline
 from tests.rootstock.test_update import sgd
@@ -48,7 +48,7 @@ CONFIGS["parser"]["min_action_freq"] = 1
 
 
 def gold(vocab) -> list[Doc]:
-    """Two sentences, annotated for everything."""
+    """Two sentences with annotations for all components."""
     docs = [
         Doc(
             vocab,
@@ -88,9 +88,9 @@ def examples(nlp, docs):
     ]
 
 
-def test_gradient_of_the_tensor_is_the_transpose(tiny_nlp):
+def test_add_tensor_gradient_multiplies_by_the_transposed_alignment(tiny_nlp):
     doc = tiny_nlp("Unbelievable U.S. cannot. And so on!")
-    tokens, columns, weights = entries(Pieces.of(doc))
+    tokens, columns, weights = alignment_entries(Pieces.of(doc))
     dense = np.zeros((len(doc), len(doc._.trf_word_pieces)))
     dense[tokens, columns] = weights
     gradient = np.random.default_rng(0).normal(size=doc.tensor.shape).astype("f")
@@ -99,8 +99,8 @@ def test_gradient_of_the_tensor_is_the_transpose(tiny_nlp):
         np.testing.assert_allclose(doc._.trf_d_last_hidden_state, times * dense.T @ gradient, atol=1e-5)
 
 
-def test_the_transformer_learns_by_the_gradient_of_the_tensor(tiny):
-    """Loss = sum(doc.tensor * G): autograd through the alignment, against the listener's way back."""
+def test_gradient_of_the_transformer_through_a_listener(tiny):
+    """Loss = sum(doc.tensor * G): the listener's backward pass equals autograd through the alignment."""
     nlp, docs = build(tiny, ["tagger"])
     tok2vec, tagger = nlp.get_pipe("trf_tok2vec"), nlp.get_pipe("tagger")
     [listener] = [node for node in tagger.model.walk() if node.name == "transformer_listener"]
@@ -108,17 +108,17 @@ def test_the_transformer_learns_by_the_gradient_of_the_tensor(tiny):
     for module in reference.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    given = examples(nlp, docs)
-    nlp.get_pipe("trf_wordpiecer").update(given)
-    tok2vec.update(given)
+    batch = examples(nlp, docs)
+    nlp.get_pipe("trf_wordpiecer").update(batch)
+    tok2vec.update(batch)
     rng = np.random.default_rng(0)
     gradients = [rng.normal(size=(len(doc), 16)).astype("f") for doc in docs]
-    _, backprop = listener.begin_update([eg.predicted for eg in given])
+    _, backprop = listener.begin_update([eg.predicted for eg in batch])
     backprop(gradients)
     total = 0
-    for eg, gradient in zip(given, gradients, strict=True):
+    for eg, gradient in zip(batch, gradients, strict=True):
         pieces = Pieces.of(eg.predicted)
-        tokens, columns, weights = entries(pieces)
+        tokens, columns, weights = alignment_entries(pieces)
         alignment = torch.zeros(len(gradient), len(pieces.ids))
         alignment[tokens, columns] = torch.from_numpy(weights)
         hidden = reference(torch.from_numpy(pieces.ids).long()[None]).last_hidden_state[0]
@@ -130,7 +130,7 @@ def test_the_transformer_learns_by_the_gradient_of_the_tensor(tiny):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_spacys_components_train_on_it(tiny, name):
+def test_spacys_components_train_the_transformer(tiny, name):
     nlp, docs = build(tiny, [name])
     before = copy.deepcopy(nlp.get_pipe("trf_tok2vec").transformer.state_dict())
     optimizer = nlp.resume_training()
@@ -141,36 +141,36 @@ def test_spacys_components_train_on_it(tiny, name):
     assert any(not torch.equal(before[key], value) for key, value in after.items())
 
 
-def test_many_heads_share_one_transformer_and_survive_saving(tiny, tmp_path):
+def test_several_heads_train_one_transformer_and_are_saved(tiny, tmp_path):
     nlp, docs = build(tiny, ["tagger", "ner"])
     optimizer = nlp.resume_training()
     optimizer.learn_rate = 0.005
     for _ in range(150):
         nlp.update(examples(nlp, docs), sgd=optimizer)
     nlp.to_disk(tmp_path / "pipeline")
-    for one in (nlp, spacy.load(tmp_path / "pipeline")):
+    for pipe in (nlp, spacy.load(tmp_path / "pipeline")):
         for doc in docs:
-            found = one(doc.text)
-            assert [t.tag_ for t in found] == [t.tag_ for t in doc]
-            assert [(e.text, e.label_) for e in found.ents] == [(e.text, e.label_) for e in doc.ents]
+            predicted = pipe(doc.text)
+            assert [t.tag_ for t in predicted] == [t.tag_ for t in doc]
+            assert [(e.text, e.label_) for e in predicted.ents] == [(e.text, e.label_) for e in doc.ents]
 
 
-def test_a_head_that_has_nothing_to_learn_does_not_hold_up_the_others(tiny):
-    """The ner skips documents without entities: the tagger's gradient must reach the transformer all the same."""
-    moved = []
+def test_backward_pass_does_not_wait_for_a_head_without_gradient(tiny):
+    """The ner skips documents without entities; the tagger's gradient must still reach the transformer."""
+    changes = []
     for names in (["tagger"], ["tagger", "ner"]):
         nlp, docs = build(tiny, names)
         tagged = [Doc(nlp.vocab, words=[t.text for t in d], tags=[t.tag_ for t in d], heads=None) for d in docs]
         before = copy.deepcopy(nlp.get_pipe("trf_tok2vec").transformer.state_dict())
-        for _ in range(2):  # spaCy's softmax starts at zero, and passes no gradient on at first
+        for _ in range(2):  # spaCy's softmax layer is initialized with zeros: its first gradient is zero
             nlp.update(examples(nlp, tagged), sgd=sgd())
         after = nlp.get_pipe("trf_tok2vec").transformer.state_dict()
-        moved.append(sum((after[key] - before[key]).abs().sum().item() for key in before))
-    assert moved[0] > 0 and moved[1] == pytest.approx(moved[0], rel=0.5)
+        changes.append(sum((after[key] - before[key]).abs().sum().item() for key in before))
+    assert changes[0] > 0 and changes[1] == pytest.approx(changes[0], rel=0.5)
 
 
-def test_spacy_train_runs_from_a_config(tiny, tmp_path):
-    """`spacy train config.cfg`, as a spaCy user does it; the pipeline that it leaves names no folder."""
+def test_spacy_train_from_a_config(tiny, tmp_path):
+    """The trained pipeline's config does not contain the path of the weights."""
     nlp = pipeline(tiny)
     nlp.add_pipe("tagger", config=CONFIGS["tagger"])
     nlp.add_pipe("trf_textcat")
@@ -190,6 +190,6 @@ def test_spacy_train_runs_from_a_config(tiny, tmp_path):
     trained = spacy.load(tmp_path / "out" / "model-last")
     assert str(tiny) not in trained.config.to_str()
     for doc in docs:
-        found = trained(doc.text)
-        assert [t.tag_ for t in found] == [t.tag_ for t in doc]
-        assert max(found.cats, key=found.cats.get) == max(doc.cats, key=doc.cats.get)
+        predicted = trained(doc.text)
+        assert [t.tag_ for t in predicted] == [t.tag_ for t in doc]
+        assert max(predicted.cats, key=predicted.cats.get) == max(doc.cats, key=doc.cats.get)

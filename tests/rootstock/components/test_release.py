@@ -1,4 +1,4 @@
-"""What documents keep of the transformer's work, and memory in a long `nlp.pipe`."""
+"""Releasing the transformer's outputs, and memory in a long `nlp.pipe`."""
 
 import subprocess
 import sys
@@ -20,25 +20,25 @@ def build(tiny, activations=None):
     return nlp
 
 
-def test_kept_by_default(tiny):
+def test_outputs_are_kept_by_default(tiny):
     doc = build(tiny)(TEXTS[0])
     assert doc.tensor.size and doc._.trf_last_hidden_state.size and doc._.trf_all_attentions
 
 
-@pytest.mark.filterwarnings("ignore:.*W109")  # spaCy: hooks do not travel
-def test_dropped(tiny):
-    whole, dropped = build(tiny), build(tiny, "drop")
-    for doc, other in zip(whole.pipe(TEXTS), dropped.pipe(TEXTS), strict=True):
+@pytest.mark.filterwarnings("ignore:.*W109")  # spaCy: hooks are not serialized
+def test_drop_removes_outputs_and_vectors(tiny):
+    unreleased, dropped = build(tiny), build(tiny, "drop")
+    for doc, other in zip(unreleased.pipe(TEXTS), dropped.pipe(TEXTS), strict=True):
         assert other.cats == doc.cats
         assert other.tensor.shape == (0, 16) and not other.has_vector
         assert other._.trf_last_hidden_state is None and other._.trf_all_attentions is None
         assert len(other.to_bytes()) < len(doc.to_bytes()) / 2
 
 
-def test_on_the_cpu(tiny):
-    """Where there is no GPU everything is there already: the arrays are NumPy's, and equal."""
-    whole, moved = build(tiny), build(tiny, "cpu")
-    for doc, other in zip(whole.pipe(TEXTS), moved.pipe(TEXTS), strict=True):
+def test_cpu_moves_outputs_to_numpy(tiny):
+    """Without a GPU the outputs are NumPy arrays already, and do not change."""
+    unreleased, moved = build(tiny), build(tiny, "cpu")
+    for doc, other in zip(unreleased.pipe(TEXTS), moved.pipe(TEXTS), strict=True):
         arrays = [
             other.tensor,
             other._.trf_last_hidden_state,
@@ -50,7 +50,7 @@ def test_on_the_cpu(tiny):
         assert other[0].similarity(other[1]) == pytest.approx(doc[0].similarity(doc[1]))
 
 
-def test_training_passes_it_by(tiny):
+def test_training_skips_the_component(tiny):
     from tests.rootstock.test_update import BATCHES, examples, sgd
 
     nlp = build(tiny, "drop")
@@ -70,13 +70,13 @@ def peak(n):
         pass
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
-warm = peak(3000)  # until the allocator has the blocks that it goes on to use
+warm = peak(3000)  # warm-up: the allocator's blocks are reused afterwards
 print(peak(6000) / warm)
 """
 
 
-def test_a_long_pipe_stays_flat_in_memory(tiny, tmp_path):
-    """What the model computed for 6,000 documents (60 MB) would show."""
+def test_memory_is_constant_in_a_long_pipe(tiny, tmp_path):
+    """Keeping the outputs of 6,000 documents would take 60 MB."""
     pipeline(tiny, hidden_states=True).to_disk(tmp_path)
     command = [sys.executable, "-c", MEMORY, str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

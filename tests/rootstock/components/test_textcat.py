@@ -26,8 +26,8 @@ def cats(label: str) -> dict:
     return {"cats": {"POSITIVE": float(label == "POSITIVE"), "NEGATIVE": float(label == "NEGATIVE")}}
 
 
-def test_the_article_training_loop(minilm, tmp_path):
-    """The loop as the article has it, in spaCy 3's spelling: no initialize, no annotates, spaCy's own optimizer."""
+def test_training_loop_of_the_article(minilm, tmp_path):
+    """The article's loop with spaCy 3's API: no initialize, no annotates, spaCy's default optimizer."""
     fix_random_seed(0)
     nlp = pipeline(minilm)
     textcat = nlp.add_pipe("trf_textcat", config={"exclusive_classes": True})
@@ -61,14 +61,14 @@ def test_the_article_training_loop(minilm, tmp_path):
 
 
 @pytest.mark.parametrize("exclusive", [True, False])
-def test_gradient_of_the_pooled_scores(exclusive):
+def test_gradient_of_mean_of_rows(exclusive):
     rng = np.random.default_rng(0)
     lengths = np.array([1, 3, 2], "i")
     logits = rng.normal(size=(6, 3)).astype("float64")
     model = mean_of_rows(exclusive)
     scores, backprop = model.begin_update(Ragged(logits.astype("f"), lengths))
     d_scores = rng.normal(size=scores.shape).astype("f")
-    found = backprop(d_scores).dataXd
+    gradient = backprop(d_scores).dataXd
 
     def value(z):
         p = np.exp(z) / np.exp(z).sum(1, keepdims=True) if exclusive else 1 / (1 + np.exp(-z))
@@ -77,7 +77,7 @@ def test_gradient_of_the_pooled_scores(exclusive):
     for i in np.ndindex(logits.shape):
         step = np.zeros_like(logits)
         step[i] = 1e-6
-        assert found[i] == pytest.approx((value(logits + step) - value(logits - step)) / 2e-6, abs=1e-4)
+        assert gradient[i] == pytest.approx((value(logits + step) - value(logits - step)) / 2e-6, abs=1e-4)
 
 
 @pytest.mark.parametrize("exclusive", [True, False])
@@ -95,14 +95,14 @@ def test_gradient_of_the_loss(tiny, exclusive):
         step[i] = 1e-6
         difference = (head.get_loss(examples, scores + step)[0] - head.get_loss(examples, scores - step)[0]) / 2e-6
         assert gradient[i] == pytest.approx(difference, abs=1e-5)
-    assert not gradient[2].any(), "nothing is known of the third document"
+    assert not gradient[2].any(), "the third document has no cats"
     if exclusive:
         assert loss == pytest.approx((-np.log(0.2) - np.log(0.3)) / 3)
     else:
-        assert gradient[1, 1] == 0, "nothing is known of B in the second document"
+        assert gradient[1, 1] == 0, "the second document has no B in its cats"
 
 
-def test_the_head_is_a_mean_over_sentences(tiny):
+def test_probabilities_are_averaged_over_sentences(tiny):
     nlp = pipeline(tiny)
     head = nlp.add_pipe("trf_textcat")
     for label in "AB":
@@ -112,7 +112,7 @@ def test_the_head_is_a_mean_over_sentences(tiny):
     assert both == pytest.approx((one + two) / 2, abs=1e-6)
 
 
-def test_labels_grow_and_keep_what_was_learnt(tiny):
+def test_adding_a_label_keeps_existing_weights(tiny):
     nlp = pipeline(tiny)
     head = nlp.add_pipe("trf_textcat")
     assert [head.add_label(label) for label in "ABA"] == [1, 1, 0]
@@ -123,23 +123,23 @@ def test_labels_grow_and_keep_what_was_learnt(tiny):
     assert list(nlp("Text.").cats) == ["A", "B", "C"]
 
 
-def test_the_seed_decides_the_first_weights(tiny):
-    def first(seed):
+def test_the_seed_determines_initial_weights(tiny):
+    def initial(seed):
         head = pipeline(tiny).add_pipe("trf_textcat", config={"seed": seed})
         head.add_label("A")
         return head.linear.get_param("W")
 
-    assert np.array_equal(first(0), first(0)) and not np.array_equal(first(0), first(1))
+    assert np.array_equal(initial(0), initial(0)) and not np.array_equal(initial(0), initial(1))
 
 
-def test_initialize_takes_labels_from_examples(tiny):
+def test_initialize_adds_labels_from_examples(tiny):
     nlp = pipeline(tiny)
     head = nlp.add_pipe("trf_textcat")
     nlp.initialize(lambda: [Example.from_dict(nlp.make_doc(text), cats(label)) for text, label in TRAIN_DATA])
     assert head.labels == ("NEGATIVE", "POSITIVE")
 
 
-def test_several_labels(tiny):
+def test_multi_label_training(tiny):
     nlp = pipeline(tiny)
     head = nlp.add_pipe("trf_textcat", config={"exclusive_classes": False})
     for label in ("FOOD", "STAFF"):
@@ -160,7 +160,7 @@ def test_several_labels(tiny):
     assert nlp.evaluate(examples)["cats_score"] == 1.0
 
 
-def test_documents_without_tokens(tiny):
+def test_documents_without_tokens_get_zeros(tiny):
     nlp = pipeline(tiny)
     head = nlp.add_pipe("trf_textcat")
     for label in "AB":
@@ -172,15 +172,15 @@ def test_documents_without_tokens(tiny):
     assert [bool(any(doc.cats.values())) for doc in nlp.pipe(["", "Text.", " "])] == [False, True, True]
 
 
-def test_messages_say_what_is_missing(tiny):
+def test_error_messages(tiny):
     nlp = pipeline(tiny)
     head = nlp.add_pipe("trf_textcat")
     with pytest.raises(ValueError, match="has 0 label"):
         nlp("Text.")
-    with pytest.raises(ValueError, match="a label is a string"):
+    with pytest.raises(ValueError, match="a label must be a string"):
         head.add_label(1)
-    alone = spacy.blank("en")
-    textcat = alone.add_pipe("trf_textcat")
+    without_transformer = spacy.blank("en")
+    textcat = without_transformer.add_pipe("trf_textcat")
     textcat.add_label("A"), textcat.add_label("B")
     with pytest.raises(ValueError, match="needs 'trf_tok2vec' before it"):
-        alone.update([Example.from_dict(alone.make_doc("x"), {"cats": {"A": 1.0}})])
+        without_transformer.update([Example.from_dict(without_transformer.make_doc("x"), {"cats": {"A": 1.0}})])

@@ -21,8 +21,8 @@ REVIEW = (
 )
 
 
-def test_the_article_features(nlp):
-    """One row per token, one raw row per piece, and nothing lost between the two."""
+def test_features_of_the_article(nlp):
+    """One row per token and per piece, with equal sums."""
     doc = nlp("Here is some text to encode.")
     assert doc.tensor.shape == (7, 384)
     assert doc._.trf_word_pieces_ == ["[CLS]", "here", "is", "some", "text", "to", "en", "##code", ".", "[SEP]"]
@@ -34,8 +34,8 @@ def test_the_article_features(nlp):
     assert doc._.trf_pooler_output.shape == (1, 384)
 
 
-def test_the_article_similarity(nlp):
-    """Context tells the company from the fruit, for the token and for the sentence."""
+def test_similarity_example_of_the_article(nlp):
+    """Context distinguishes the company from the fruit, in token and in sentence vectors."""
     rose, sold, pie = nlp.pipe(
         ["Apple shares rose on the news.", "Apple sold fewer iPhones this quarter.", "Apple pie is delicious."]
     )
@@ -48,25 +48,25 @@ def test_the_article_similarity(nlp):
     assert rose[0:2].vector_norm == pytest.approx(np.linalg.norm(rose[0:2].vector), rel=1e-5)
 
 
-def test_the_article_sentence_on_real_weights(nlp, minilm):
-    """The text by which the article shows alignment: tokens of several pieces, and nothing lost."""
+def test_alignment_example_of_the_article(nlp, minilm):
+    """Tokens of several pieces, with equal sums of tokens and pieces."""
     doc = nlp(ARTICLE)
     strings = doc._.trf_word_pieces_
-    several = {
+    split_tokens = {
         token.text: [strings[i] for i in token._.trf_alignment] for token in doc if len(token._.trf_alignment) > 1
     }
-    assert several == {"reignites": ["reign", "##ites"], "9.11": ["9", ".", "11"], "'s": ["'", "s"]}
+    assert split_tokens == {"reignites": ["reign", "##ites"], "9.11": ["9", ".", "11"], "'s": ["'", "s"]}
     tokenizer, net = AutoTokenizer.from_pretrained(minilm), AutoModel.from_pretrained(minilm)
     with torch.no_grad():
         hidden = net(**tokenizer(ARTICLE, return_tensors="pt")).last_hidden_state[0].numpy()
     np.testing.assert_allclose(doc._.trf_last_hidden_state, hidden, atol=1e-4)
-    edges = (hidden[0] + hidden[-1]) / len(doc)
+    boundaries = (hidden[0] + hidden[-1]) / len(doc)
     for token in doc:
-        np.testing.assert_allclose(token.vector, hidden[token._.trf_alignment].sum(0) + edges, atol=1e-4)
+        np.testing.assert_allclose(token.vector, hidden[token._.trf_alignment].sum(0) + boundaries, atol=1e-4)
     np.testing.assert_allclose(doc.tensor.sum(0), hidden.sum(0), atol=1e-3)
 
 
-def test_a_review_sentence_by_sentence_equals_hugging_face(nlp, minilm):
+def test_outputs_of_a_review_equal_those_of_transformers(nlp, minilm):
     doc = nlp(REVIEW)
     assert Pieces.of(doc).n_sentences == len(list(doc.sents)) >= 3
     tokenizer, net = AutoTokenizer.from_pretrained(minilm), AutoModel.from_pretrained(minilm)
@@ -80,13 +80,13 @@ def test_a_review_sentence_by_sentence_equals_hugging_face(nlp, minilm):
     assert all(pieces for token, pieces in zip(doc, doc._.trf_alignment, strict=True) if not token.is_space)
 
 
-def test_numbers_of_windows_that_are_pooled_recur(minilm):
+def test_pooled_windows_are_padded_to_powers_of_two(minilm):
     nlp, seen, sentences = pipeline(minilm), set(), range(3, 40, 4)
     pooler = nlp.get_pipe("trf_tok2vec").transformer.pooler
     handle = pooler.register_forward_pre_hook(lambda module, inputs: seen.add(len(inputs[0])))
     docs = [nlp("It rains. " * n) for n in sentences]
     handle.remove()
-    assert seen - {1} == {4, 8, 16, 32, 64}  # Transformers' own call pools the first piece alone
+    assert seen - {1} == {4, 8, 16, 32, 64}  # 1: the model's own call pools only the first piece
     for doc, n in zip(docs, sentences, strict=True):
         pooled = doc._.trf_pooler_output
         assert pooled.shape == (n, 384)
@@ -94,49 +94,49 @@ def test_numbers_of_windows_that_are_pooled_recur(minilm):
 
 
 @given(st.lists(texts, min_size=1, max_size=5))
-def test_sums_are_preserved(tiny_nlp, some):
-    for doc in tiny_nlp.pipe(some):
+def test_sums_are_preserved(tiny_nlp, batch):
+    for doc in tiny_nlp.pipe(batch):
         assert doc.tensor.shape == (len(doc), 16)
         np.testing.assert_allclose(doc.tensor.sum(0), doc._.trf_last_hidden_state.sum(0), atol=1e-4)
 
 
 @given(st.lists(texts, min_size=2, max_size=6), st.randoms(use_true_random=False))
-def test_vectors_do_not_depend_on_the_company(tiny_nlp, some, rng):
-    alone = {text: tiny_nlp(text).tensor for text in some}
-    rng.shuffle(some)
-    for doc in tiny_nlp.pipe(some):
-        np.testing.assert_allclose(doc.tensor, alone[doc.text], atol=1e-5)
+def test_vectors_do_not_depend_on_other_documents(tiny_nlp, batch, rng):
+    separate = {text: tiny_nlp(text).tensor for text in batch}
+    rng.shuffle(batch)
+    for doc in tiny_nlp.pipe(batch):
+        np.testing.assert_allclose(doc.tensor, separate[doc.text], atol=1e-5)
 
 
-def test_the_budget_bounds_a_pass(minilm):
+def test_words_per_batch_limits_a_forward_pass(minilm):
     nlp = pipeline(minilm, words_per_batch=64)
-    seen = []
+    sizes = []
     net = nlp.get_pipe("trf_tok2vec").transformer
     net.register_forward_pre_hook(
-        lambda module, args, kwargs: seen.append(kwargs["input_ids"].numel()), with_kwargs=True
+        lambda module, args, kwargs: sizes.append(kwargs["input_ids"].numel()), with_kwargs=True
     )
-    small = nlp(REVIEW).tensor
-    assert len(seen) > 1 and max(seen) <= 64
-    np.testing.assert_allclose(small, pipeline(minilm)(REVIEW).tensor, atol=1e-4)
+    tensor = nlp(REVIEW).tensor
+    assert len(sizes) > 1 and max(sizes) <= 64
+    np.testing.assert_allclose(tensor, pipeline(minilm)(REVIEW).tensor, atol=1e-4)
 
 
-def test_a_piece_seen_twice_has_the_mean_of_its_rows(tiny_nlp):
+def test_a_piece_in_two_windows_has_the_mean_of_its_rows(tiny_nlp):
     doc = tiny_nlp(" ".join(f"w{i}" for i in range(40)))
     pieces = Pieces.of(doc)
     net = tiny_nlp.get_pipe("trf_tok2vec").transformer
     rows = np.zeros((len(pieces.ids), 16))
-    seen = np.zeros(len(pieces.ids))
+    n_windows = np.zeros(len(pieces.ids))
     ends = np.cumsum(pieces.window_lengths)
     for end, n in zip(ends, pieces.window_lengths, strict=True):
         window = pieces.window_pieces[end - n : end]
         with torch.no_grad():
             rows[window] += net(torch.from_numpy(pieces.ids[window]).long()[None]).last_hidden_state[0].numpy()
-        seen[window] += 1
-    assert seen.max() >= 2
-    np.testing.assert_allclose(doc._.trf_last_hidden_state, rows / seen[:, None], atol=1e-5)
+        n_windows[window] += 1
+    assert n_windows.max() >= 2
+    np.testing.assert_allclose(doc._.trf_last_hidden_state, rows / n_windows[:, None], atol=1e-5)
 
 
-def test_bf16_stays_close(minilm, nlp):
+def test_bf16_is_close_to_fp32(minilm, nlp):
     if not has_fast_bf16(torch.device("cpu")):
         pytest.skip("this CPU has no fast bfloat16 (AMX or AVX512-BF16)")
     half, full = pipeline(minilm, precision="auto")(REVIEW).tensor, nlp(REVIEW).tensor
@@ -152,27 +152,27 @@ def with_head(minilm):
     return nlp
 
 
-MANY = [f"This is text {i}. {'It goes on. ' * (i % 5)}" for i in range(60)]
+MANY_TEXTS = [f"This is text {i}. {'It goes on. ' * (i % 5)}" for i in range(60)]
 
 
-@pytest.mark.filterwarnings("ignore:.*W109")  # hooks stay behind; vectors come from the tensor all the same
-def test_several_processes(with_head, request):
-    """Forked after the parent has used its threads: the case that deadlocks."""
+@pytest.mark.filterwarnings("ignore:.*W109")  # hooks are not serialized; vectors still come from the tensor
+def test_pipe_with_several_processes(with_head, request):
+    """Processes are forked after the parent has used its threads, which could deadlock."""
     request.addfinalizer(partial(torch.set_num_threads, torch.get_num_threads()))
     torch.set_num_threads(2)
-    alone = list(with_head.pipe(MANY))
-    for one, other in zip(alone, with_head.pipe(MANY, n_process=2, batch_size=10), strict=True):
+    expected = list(with_head.pipe(MANY_TEXTS))
+    for one, other in zip(expected, with_head.pipe(MANY_TEXTS, n_process=2, batch_size=10), strict=True):
         np.testing.assert_allclose(other.tensor, one.tensor, atol=1e-5)
         np.testing.assert_allclose(other.vector, one.vector, atol=1e-5)
         assert other._.trf_alignment == one._.trf_alignment
         assert other.cats == pytest.approx(one.cats, abs=1e-5)
 
 
-def test_several_threads(with_head):
-    expected = [doc.tensor for doc in with_head.pipe(MANY)]
+def test_prediction_in_several_threads(with_head):
+    expected = [doc.tensor for doc in with_head.pipe(MANY_TEXTS)]
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda text: with_head(text).tensor, MANY * 3))
-    for one, other in zip(found, expected * 3, strict=True):
+        actual = list(pool.map(lambda text: with_head(text).tensor, MANY_TEXTS * 3))
+    for one, other in zip(actual, expected * 3, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
 
 
@@ -183,7 +183,7 @@ def test_empty_documents(nlp):
     assert list(nlp.pipe([])) == []
 
 
-def test_a_saved_pipeline_names_no_folder(tiny, tmp_path):
+def test_a_saved_pipeline_contains_no_path_of_weights(tiny, tmp_path):
     nlp = pipeline(tiny)
     expected = nlp("Some text.").tensor
     assert str(tiny) not in nlp.config.to_str()
@@ -195,7 +195,7 @@ def test_a_saved_pipeline_names_no_folder(tiny, tmp_path):
     np.testing.assert_array_equal(from_bytes("Some text.").tensor, expected)
 
 
-def test_messages_say_what_is_missing(tiny, tmp_path):
+def test_error_messages(tiny, tmp_path):
     nlp = spacy.blank("en")
     nlp.add_pipe("trf_wordpiecer", config={"weights": str(tiny)})
     tok2vec = nlp.add_pipe("trf_tok2vec")

@@ -36,7 +36,7 @@ def test_sentences_of_an_earlier_component_are_kept(nlp):
 
 
 @given(texts)
-def test_pieces_are_those_of_the_tokenizer(tiny_nlp, text):
+def test_pieces_equal_the_tokenizers(tiny_nlp, text):
     wordpiecer = tiny_nlp.get_pipe("trf_wordpiecer")
     doc = wordpiecer(tiny_nlp.make_doc(text))
     pieces = Pieces.of(doc)
@@ -47,15 +47,15 @@ def test_pieces_are_those_of_the_tokenizer(tiny_nlp, text):
             assert pieces.ids[end - n : end].tolist() == ids
 
 
-def test_words_are_remembered_by_a_component_that_was_loaded_too(nlp, minilm):
+def test_a_loaded_component_caches_words(nlp, minilm):
     for wordpiecer in (
         nlp.get_pipe("trf_wordpiecer"),
         pipeline(minilm).from_bytes(nlp.to_bytes()).get_pipe("trf_wordpiecer"),
     ):
-        before = len(wordpiecer.chunks.known)
+        n_cached = len(wordpiecer.cached_tokenizer.cache)
         for _ in range(2):
             wordpiecer(nlp.make_doc("Quixotic remarks."))
-            assert len(wordpiecer.chunks.known) == before + 2
+            assert len(wordpiecer.cached_tokenizer.cache) == n_cached + 2
 
 
 @pytest.mark.parametrize("n_words", [31, 70, 200])
@@ -75,7 +75,7 @@ def test_windows_cover_a_long_sentence_and_overlap(tiny_nlp, n_words):
     assert strings.count("word") == n_words and all(doc._.trf_alignment)
 
 
-def test_truncate_leaves_the_rest_without_vectors(tiny):
+def test_truncated_tokens_have_zero_vectors(tiny):
     nlp = pipeline(tiny, long_sentences="truncate")
     doc = nlp(" ".join(["word"] * 50))
     assert Pieces.of(doc).window_lengths.tolist() == [32]
@@ -85,37 +85,37 @@ def test_truncate_leaves_the_rest_without_vectors(tiny):
 
 
 @given(st.lists(texts, min_size=1, max_size=4))
-def test_pieces_travel_through_docbin(tiny_nlp, some):
+def test_docbin_serializes_pieces(tiny_nlp, batch):
     wordpiecer = tiny_nlp.get_pipe("trf_wordpiecer")
-    docs = [wordpiecer(tiny_nlp.make_doc(text)) for text in some]
+    docs = [wordpiecer(tiny_nlp.make_doc(text)) for text in batch]
     data = DocBin(docs=docs, store_user_data=True).to_bytes()
-    for doc, back in zip(docs, DocBin(store_user_data=True).from_bytes(data).get_docs(tiny_nlp.vocab), strict=True):
-        wordpiecer(back)
-        assert back._.trf_word_pieces.tolist() == doc._.trf_word_pieces.tolist()
-        assert back._.trf_alignment == doc._.trf_alignment
-        assert back._.trf_word_pieces_ == doc._.trf_word_pieces_
+    for doc, loaded in zip(docs, DocBin(store_user_data=True).from_bytes(data).get_docs(tiny_nlp.vocab), strict=True):
+        wordpiecer(loaded)
+        assert loaded._.trf_word_pieces.tolist() == doc._.trf_word_pieces.tolist()
+        assert loaded._.trf_alignment == doc._.trf_alignment
+        assert loaded._.trf_word_pieces_ == doc._.trf_word_pieces_
 
 
 @given(st.lists(texts, max_size=5))
-def test_documents_cut_together_are_cut_as_each_alone(tiny_nlp, some):
-    piecer = tiny_nlp.get_pipe("trf_wordpiecer")
-    together, alone = ([tiny_nlp.make_doc(text) for text in [*some, "word " * 700]] for _ in range(2))
-    piecer.annotate(together)
-    for one, other in zip(together, alone, strict=True):
-        piecer.annotate([other])
+def test_pieces_do_not_depend_on_other_documents(tiny_nlp, batch):
+    wordpiecer = tiny_nlp.get_pipe("trf_wordpiecer")
+    docs, separate_docs = ([tiny_nlp.make_doc(text) for text in [*batch, "word " * 700]] for _ in range(2))
+    wordpiecer.annotate(docs)
+    for one, other in zip(docs, separate_docs, strict=True):
+        wordpiecer.annotate([other])
         for name, value in vars(Pieces.of(other)).items():
             np.testing.assert_array_equal(getattr(Pieces.of(one), name), value, err_msg=name)
             assert getattr(Pieces.of(one), name).dtype == "int32"
 
 
-def test_pieces_that_are_there_are_not_cut_again(tiny_nlp):
+def test_existing_pieces_are_not_recomputed(tiny_nlp):
     wordpiecer = tiny_nlp.get_pipe("trf_wordpiecer")
     doc = wordpiecer(tiny_nlp.make_doc("Once is enough."))
     before = Pieces.of(doc).ids
     assert Pieces.of(wordpiecer(doc)).ids is before
 
 
-def test_messages_say_what_is_missing(tmp_path):
+def test_error_messages(tmp_path):
     nlp = spacy.blank("en")
     with pytest.raises(ValueError, match=r"no weights in .*config.json not found"):
         nlp.add_pipe("trf_wordpiecer", config={"weights": str(tmp_path)})
@@ -124,7 +124,7 @@ def test_messages_say_what_is_missing(tmp_path):
         nlp("Text.")
 
 
-def test_saved_and_loaded(tiny_nlp, tmp_path):
+def test_to_disk_and_to_bytes(tiny_nlp, tmp_path):
     text = "Laura flew to Silicon Valley. It rained."
     expected = tiny_nlp(text)._.trf_word_pieces_
     tiny_nlp.to_disk(tmp_path / "pipeline")
@@ -134,7 +134,7 @@ def test_saved_and_loaded(tiny_nlp, tmp_path):
     assert other(text)._.trf_word_pieces_ == expected
 
 
-def test_spans_other_than_sentences(nlp, minilm, tiny):
+def test_spans_document_and_number_of_tokens(nlp, minilm, tiny):
     text = "Laura flew to Silicon Valley. It rained."
     whole, runs = pipeline(minilm, spans="document"), pipeline(minilm, spans=4)
     assert " ".join(whole(text)._.trf_word_pieces_) == "[CLS] laura flew to silicon valley . it rained . [SEP]"
@@ -148,11 +148,11 @@ def test_spans_other_than_sentences(nlp, minilm, tiny):
     windows = pipeline(tiny, spans="document")
     doc = windows("Word. " * 60)
     assert Pieces.of(doc).n_sentences == 1 and len(Pieces.of(doc).window_lengths) > 2
-    with pytest.raises(ValueError, match="spans is 0: 'sentence', 'document' or a number"):
+    with pytest.raises(ValueError, match="spans is 0: expected 'sentence', 'document' or a number"):
         pipeline(tiny, spans=0)
 
 
-def test_training_warns_where_prediction_would_have_other_sentences(tiny):
+def test_training_warns_if_prediction_has_other_sentences(tiny):
     nlp = spacy.blank("en")
     nlp.add_pipe("senter")
     nlp.add_pipe("trf_wordpiecer", config={"weights": str(tiny)})

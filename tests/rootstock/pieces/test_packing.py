@@ -10,17 +10,17 @@ lengths = st.lists(st.integers(1, 600), max_size=80).map(lambda values: np.array
 
 
 @given(lengths, st.integers(1, 3000))
-def test_packs_hold_each_window_once_within_the_budget(lengths, budget):
+def test_packs_contain_each_window_once_within_the_budget(lengths, budget):
     packs = list(pack(lengths, budget))
     assert sorted(i for p in packs for i in p.tolist()) == list(range(len(lengths)))
     for p in packs:
         assert len(p) == 1 or lengths[p].max() * len(p) <= budget
-    together = [n for p in packs for n in lengths[p].tolist()]
-    assert together == sorted(together, reverse=True)
+    in_order = [n for p in packs for n in lengths[p].tolist()]
+    assert in_order == sorted(in_order, reverse=True)
 
 
 @given(lengths, st.integers(1, 3000))
-def test_without_padding_packs_are_filled_by_what_is_in_them(lengths, budget):
+def test_without_padding_packs_are_filled_up_to_the_budget(lengths, budget):
     packs = list(pack(lengths, budget, padded=False))
     assert sorted(i for p in packs for i in p.tolist()) == list(range(len(lengths)))
     for p, following in pairwise(packs):
@@ -29,7 +29,7 @@ def test_without_padding_packs_are_filled_by_what_is_in_them(lengths, budget):
 
 
 @given(lengths, st.integers(1, 3000))
-def test_padding_efficiency_counts_what_is_computed(lengths, budget):
+def test_padding_efficiency_is_one_for_equal_lengths(lengths, budget):
     efficiency = padding_efficiency(lengths, budget)
     assert 0 < efficiency <= 1
     if len(set(lengths.tolist())) <= 1:

@@ -18,25 +18,25 @@ OPTIMIZERS = {
 
 
 def gradients(n):
-    lots = torch.Generator().manual_seed(1)
-    return [torch.randn(SHAPE, generator=lots) * (1.0 if i % 3 else 0.01) for i in range(n)]
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(SHAPE, generator=generator) * (1.0 if i % 3 else 0.01) for i in range(n)]
 
 
 @pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS.keys())
-def test_steps_are_those_of_thinc(make):
+def test_steps_equal_thincs(make):
     ours, theirs = make(), make()
     weights = torch.nn.Parameter(torch.ones(SHAPE))
-    wanted = np.ones(SHAPE, "float32")
+    expected = np.ones(SHAPE, "float32")
     for gradient in gradients(20):
         weights.grad = gradient.clone()
         step(ours, [((1, "W"), weights, 0.5)])
-        wanted, _ = theirs((1, "W"), wanted, gradient.numpy().copy(), lr_scale=0.5)
+        expected, _ = theirs((1, "W"), expected, gradient.numpy().copy(), lr_scale=0.5)
         assert weights.grad is None
-    np.testing.assert_allclose(weights.detach(), wanted, atol=2e-6)
+    np.testing.assert_allclose(weights.detach(), expected, atol=2e-6)
     assert not np.allclose(weights.detach(), 1)
 
 
-def test_one_optimizer_holds_the_moments_of_many_weights():
+def test_moments_are_stored_in_the_optimizer_for_each_parameter():
     optimizer = OPTIMIZERS["no weight decay"]()
     one, other = (torch.nn.Parameter(torch.zeros(SHAPE)) for _ in range(2))
     for weights, name in ((one, "a"), (one, "a"), (other, "b")):
@@ -52,7 +52,7 @@ def sparse(gradient, rows):
 
 
 @pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS.keys())
-def test_a_table_all_of_whose_rows_are_used_steps_as_a_matrix_does(make):
+def test_a_sparse_gradient_of_all_rows_equals_a_dense_one(make):
     one, other = (torch.nn.Parameter(torch.ones(SHAPE)) for _ in range(2))
     ours, theirs = make(), make()
     for gradient in gradients(5):
@@ -62,7 +62,7 @@ def test_a_table_all_of_whose_rows_are_used_steps_as_a_matrix_does(make):
     torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-6)
 
 
-def test_rows_without_a_gradient_stay_and_rows_used_twice_have_the_sum():
+def test_a_sparse_step_updates_only_its_rows_and_sums_duplicates():
     optimizer = OPTIMIZERS["weight decay, clipped"]()
     table, other = torch.nn.Parameter(torch.ones(SHAPE)), torch.nn.Parameter(torch.ones(SHAPE))
     [gradient] = gradients(1)
@@ -77,16 +77,17 @@ def test_rows_without_a_gradient_stay_and_rows_used_twice_have_the_sum():
 
 
 @pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS.keys())
-def test_weights_that_step_together_move_as_each_would_alone(make):
-    together, alone = ([torch.nn.Parameter(torch.ones(SHAPE)) for _ in range(4)] for _ in range(2))
-    rates, ours, theirs = [1.0, 1.0, 0.5, 1.0], make(), make()
+def test_grouped_steps_equal_separate_steps(make):
+    grouped, separate = ([torch.nn.Parameter(torch.ones(SHAPE)) for _ in range(4)] for _ in range(2))
+    rates, optimizer, other_optimizer = [1.0, 1.0, 0.5, 1.0], make(), make()
     for n, gradient in enumerate(gradients(6)):
-        for some in (together, alone):
-            some[0].grad, some[1].grad, some[2].grad = gradient.clone(), gradient / 100, sparse(gradient, [3, 5, 3])
-            some[3].grad = gradient.clone() if n > 2 else None  # its steps are behind
-        step(ours, [((1, str(i)), weights, rates[i]) for i, weights in enumerate(together)])
-        for i, weights in enumerate(alone):
-            step(theirs, [((1, str(i)), weights, rates[i])])
-    assert all(torch.equal(one, other) for one, other in zip(together, alone, strict=True))
-    assert not any((weights == 1).all() for weights in together)
-    assert ours.nr_update == theirs.nr_update
+        for parameters in (grouped, separate):
+            parameters[0].grad, parameters[1].grad = gradient.clone(), gradient / 100
+            parameters[2].grad = sparse(gradient, [3, 5, 3])
+            parameters[3].grad = gradient.clone() if n > 2 else None  # it has a different step number
+        step(optimizer, [((1, str(i)), weights, rates[i]) for i, weights in enumerate(grouped)])
+        for i, weights in enumerate(separate):
+            step(other_optimizer, [((1, str(i)), weights, rates[i])])
+    assert all(torch.equal(one, other) for one, other in zip(grouped, separate, strict=True))
+    assert not any((weights == 1).all() for weights in grouped)
+    assert optimizer.nr_update == other_optimizer.nr_update

@@ -1,4 +1,4 @@
-"""Two processes of torch.distributed against one. Plain descent: Adam makes whole steps of rounding where gradients vanish."""
+"""Two processes of torch.distributed compared with one. SGD, because Adam amplifies rounding errors in tiny gradients."""
 
 from pathlib import Path
 
@@ -19,11 +19,11 @@ TEXTS = [
     "Never again!",
     "The view is worth the way up.",
 ]
-BATCHES = [TEXTS, TEXTS[1:4], TEXTS[:1], TEXTS]  # odd numbers, and one that leaves a process without work
+BATCHES = [TEXTS, TEXTS[1:4], TEXTS[:1], TEXTS]  # odd sizes; one leaves a process without documents
 
 
 def train(weights: Path, out: Path, exclusive: bool) -> None:
-    """A few steps; what has become of the weights, and of the losses."""
+    """Train a few steps; save the weights and losses to the file `out`."""
     nlp = spacy.blank("en")
     nlp.add_pipe("trf_wordpiecer", config={"weights": str(weights)})
     tok2vec = nlp.add_pipe("trf_tok2vec", config={"weights": str(weights), "precision": "fp32"})
@@ -39,7 +39,7 @@ def train(weights: Path, out: Path, exclusive: bool) -> None:
     np.savez(out, losses=losses, head=textcat.linear.get_param("W"), **state)
 
 
-def join(rank: int, port: int, weights: Path, folder: Path, exclusive: bool) -> None:
+def run_process(rank: int, port: int, weights: Path, folder: Path, exclusive: bool) -> None:
     torch.set_num_threads(1)
     store = f"tcp://127.0.0.1:{port}"
     torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
@@ -48,19 +48,19 @@ def join(rank: int, port: int, weights: Path, folder: Path, exclusive: bool) -> 
 
 
 @pytest.mark.parametrize("exclusive", [True, False])
-def test_two_processes_do_what_one_does(tiny, tmp_path, exclusive):
+def test_two_processes_give_the_result_of_one(tiny, tmp_path, exclusive):
     from tests.workflow.daemons import free_port
 
-    torch.multiprocessing.spawn(join, (free_port(), tiny, tmp_path, exclusive), nprocs=2)
-    train(tiny, tmp_path / "alone.npz", exclusive)
-    alone, first, second = (dict(np.load(tmp_path / f"{name}.npz")) for name in ("alone", "0", "1"))
+    torch.multiprocessing.spawn(run_process, (free_port(), tiny, tmp_path, exclusive), nprocs=2)
+    train(tiny, tmp_path / "single.npz", exclusive)
+    single, first, second = (dict(np.load(tmp_path / f"{name}.npz")) for name in ("single", "0", "1"))
     before = {name: value.numpy() for name, value in load_model(tiny).state_dict().items()}
-    moved = 0
-    for name, value in alone.items():
+    n_changed = 0
+    for name, value in single.items():
         np.testing.assert_array_equal(first[name], second[name], err_msg=name)
         if name in before:
-            moved += int(not np.array_equal(value, before[name]))
+            n_changed += int(not np.array_equal(value, before[name]))
             np.testing.assert_allclose(first[name], value, atol=1e-6, err_msg=name)
-    np.testing.assert_allclose(first["losses"], alone["losses"], atol=1e-5)
-    assert moved > 20 and "pooler.dense.weight" in alone
+    np.testing.assert_allclose(first["losses"], single["losses"], atol=1e-5)
+    assert n_changed > 20 and "pooler.dense.weight" in single
     np.testing.assert_array_equal(first["pooler.dense.weight"], before["pooler.dense.weight"])  # no gradient anywhere

@@ -1,4 +1,4 @@
-"""Every family of models: tiny random weights under the real architecture, with a real tokenizer."""
+"""Every model family: the real architecture with tiny random weights, and a real tokenizer."""
 
 from pathlib import Path
 
@@ -10,18 +10,18 @@ import transformers as hf
 from spacy.training import Example
 from transformers import AutoTokenizer
 
-from rootstock.pieces.alignment import entries
+from rootstock.pieces.alignment import alignment_entries
 from rootstock.pieces.pieces import Pieces
 from tests.conftest import ARTICLE, SHARED, pipeline
 from tests.rootstock.test_update import BATCHES, examples, sgd
 
 TOKENIZERS = SHARED / "tokenizers"
-pytestmark = pytest.mark.skipif(not TOKENIZERS.is_dir(), reason=f"the real tokenizers are not at hand in {TOKENIZERS}")
+pytestmark = pytest.mark.skipif(not TOKENIZERS.is_dir(), reason=f"no tokenizers in {TOKENIZERS}")
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 BERT_LIKE = {**SMALL, "max_position_embeddings": 40}
 
-# model type: config class, its settings, the tokenizer (of the family itself where it is at hand)
+# model type: config class, its settings, the tokenizer (of the family itself if available)
 FAMILIES = {
     "bert": (hf.BertConfig, BERT_LIKE, "bert-base-uncased"),
     "roberta": (hf.RobertaConfig, {**BERT_LIKE, "max_position_embeddings": 42, "pad_token_id": 1}, "roberta-base"),
@@ -91,22 +91,22 @@ def windows_of(pieces: Pieces):
     return [pieces.window_pieces[end - n : end] for end, n in zip(ends, pieces.window_lengths, strict=True)]
 
 
-def test_rows_are_those_of_the_model(family_nlp):
-    """Each window alone through the Hugging Face model; what two windows saw is their mean."""
+def test_last_hidden_state_equals_the_models(family_nlp):
+    """Each window separately through the model of Transformers; a piece in two windows has their mean."""
     net = family_nlp.get_pipe("trf_tok2vec").transformer.eval()
     for doc in family_nlp.pipe(TEXTS):
         pieces = Pieces.of(doc)
-        total, seen = np.zeros((len(pieces.ids), 16)), np.zeros((len(pieces.ids), 1))
+        total, n_windows = np.zeros((len(pieces.ids), 16)), np.zeros((len(pieces.ids), 1))
         for window in windows_of(pieces):
             ids, types = (torch.from_numpy(array[window]).long()[None] for array in (pieces.ids, pieces.types))
-            typed = {"token_type_ids": types} if types.any() else {}
+            token_types = {"token_type_ids": types} if types.any() else {}
             with torch.no_grad():
-                total[window] += net(ids, **typed).last_hidden_state[0].numpy()
-            seen[window] += 1
-        np.testing.assert_allclose(doc._.trf_last_hidden_state, total / np.maximum(seen, 1), atol=1e-4)
+                total[window] += net(ids, **token_types).last_hidden_state[0].numpy()
+            n_windows[window] += 1
+        np.testing.assert_allclose(doc._.trf_last_hidden_state, total / np.maximum(n_windows, 1), atol=1e-4)
 
 
-def test_boundary_pieces_are_the_tokenizers_own(family_nlp):
+def test_boundary_pieces_equal_the_tokenizers(family_nlp):
     wordpiecer = family_nlp.get_pipe("trf_wordpiecer")
     for doc in family_nlp.pipe(TEXTS[:2]):
         ends = np.cumsum(Pieces.of(doc).sentence_pieces)
@@ -117,36 +117,36 @@ def test_boundary_pieces_are_the_tokenizers_own(family_nlp):
             assert types.tolist() == expected.get("token_type_ids", [0] * len(ids))
 
 
-def test_sums_are_preserved_and_columns_are_one(family_nlp):
+def test_sums_are_preserved_and_columns_sum_to_one(family_nlp):
     for doc in family_nlp.pipe(TEXTS):
         assert doc.tensor.shape == (len(doc), 16)
         if Pieces.of(doc).n_tokens:
             np.testing.assert_allclose(doc.tensor.sum(0), doc._.trf_last_hidden_state.sum(0), atol=1e-3)
-            _, columns, shares = entries(Pieces.of(doc))
-            np.testing.assert_allclose(np.bincount(columns, shares, len(doc._.trf_word_pieces)), 1, atol=1e-6)
+            _, columns, weights = alignment_entries(Pieces.of(doc))
+            np.testing.assert_allclose(np.bincount(columns, weights, len(doc._.trf_word_pieces)), 1, atol=1e-6)
 
 
-def test_words_have_pieces(family_nlp):
+def test_first_pieces_match_their_words(family_nlp):
     doc = family_nlp(TEXTS[0])
     strings = [doc._.trf_word_pieces_[i].strip("▁Ġ").lower() for [i] in [a[:1] for a in doc._.trf_alignment]]
     for token, first in zip(doc, strings, strict=True):
         assert token.lower_.startswith(first.replace("</w>", "")) and first, (token, first)
 
 
-def test_vectors_do_not_depend_on_the_company(family_nlp):
-    together = list(family_nlp.pipe(TEXTS))
-    for doc in together:
+def test_vectors_do_not_depend_on_other_documents(family_nlp):
+    docs = list(family_nlp.pipe(TEXTS))
+    for doc in docs:
         np.testing.assert_allclose(family_nlp(doc.text).tensor, doc.tensor, atol=1e-5)
 
 
-def test_the_class_piece_speaks(family_nlp, weights):
+def test_class_piece_position(family_nlp, weights):
     doc = family_nlp(TEXTS[0])
     pieces = Pieces.of(doc)
     position = {"xlnet": -1, "gpt2": -1}.get(weights.name[:-1], 0)
     assert pieces.window_class.tolist() == [window[position] for window in windows_of(pieces)]
 
 
-def test_it_trains_and_survives_saving(weights, tmp_path):
+def test_training_and_saving(weights, tmp_path):
     nlp = pipeline(weights)
     head = nlp.add_pipe("trf_textcat")
     head.add_label("GOOD"), head.add_label("BAD")
@@ -164,8 +164,8 @@ def test_it_trains_and_survives_saving(weights, tmp_path):
         assert other.cats == pytest.approx(one.cats, abs=1e-6)
 
 
-# What the article prints for its text, tokenizer by tokenizer, less the boundary pieces.
-PRINTED = {
+# The pieces that the article prints for each tokenizer, without boundary pieces.
+ARTICLE_PIECES = {
     "bert-base-uncased": """laced with dreams - dripping in reality , the american dream reign ##ites after 9 . 11 with
         a true story about the devil ray ' s mid - life rookie , jimmy morris .""",
     "gpt2": """L aced Ġwith Ġdreams Ġ- Ġdripping Ġin Ġreality , Ġthe ĠAmerican ĠDream Ġreign ites Ġafter Ġ9 . 11 Ġwith
@@ -176,11 +176,11 @@ PRINTED = {
         dream</w> re ign ites</w> after</w> 9. 11</w> with</w> a</w> true</w> story</w> about</w> the</w> devil</w> ray</w>
         's</w> mid</w> -</w> life</w> rookie</w> ,</w> j im my</w> mor ris</w> .</w>""",
 }
-TOKENS = (
+ARTICLE_TOKENS = (
     "Laced with dreams - dripping in reality , the American Dream reignites after 9.11 with a true story about "
     "the Devil Ray 's mid - life rookie , Jimmy Morris ."
 )
-# The boundary pieces are those of pretraining, which for XLNet and GPT-2 are not the ones that the article prints.
+# Boundary pieces as in pretraining; for XLNet and GPT-2 they differ from those in the article.
 BOUNDARIES = {
     "bert-base-uncased": (["[CLS]"], ["[SEP]"]),
     "gpt2": ([], []),
@@ -189,16 +189,16 @@ BOUNDARIES = {
 }
 
 
-@pytest.mark.parametrize("name", PRINTED)
-def test_pieces_of_the_article(name):
+@pytest.mark.parametrize("name", ARTICLE_PIECES)
+def test_pieces_equal_those_in_the_article(name):
     nlp = spacy.blank("en")
     nlp.add_pipe("trf_wordpiecer", config={"weights": str(TOKENIZERS / name)})
-    # In 2019 XLM's tokenizer split "mid-life" as spaCy does; today's leaves it whole, as in XLM's pretraining.
+    # In 2019 XLM's tokenizer split "mid-life" like spaCy; the current one does not, as in XLM's pretraining.
     doc = nlp(ARTICLE.replace("mid-life", "mid - life") if name.startswith("xlm") else ARTICLE)
     before, after = BOUNDARIES[name]
-    assert doc._.trf_word_pieces_ == [*before, *PRINTED[name].split(), *after]
-    assert [token.text for token in doc] == TOKENS.split()
-    # Aligned: the pieces of a token, without their marks, are its letters.
+    assert doc._.trf_word_pieces_ == [*before, *ARTICLE_PIECES[name].split(), *after]
+    assert [token.text for token in doc] == ARTICLE_TOKENS.split()
+    # Alignment: the pieces of a token, without the tokenizer's marks, are its letters.
     for token, pieces in zip(doc, doc._.trf_alignment, strict=True):
         letters = "".join(doc._.trf_word_pieces_[i] for i in pieces)
         for mark in ("##", "Ġ", "▁", "</w>"):
@@ -206,17 +206,17 @@ def test_pieces_of_the_article(name):
         assert letters.lower() == token.lower_
 
 
-def test_xlm_leaves_a_hyphenated_word_whole():
+def test_xlm_does_not_split_a_hyphenated_word():
     nlp = spacy.blank("en")
     nlp.add_pipe("trf_wordpiecer", config={"weights": str(TOKENIZERS / "xlm-mlm-enfr-1024")})
     doc = nlp(ARTICLE)
-    printed = " ".join(PRINTED["xlm-mlm-enfr-1024"].split())
+    printed = " ".join(ARTICLE_PIECES["xlm-mlm-enfr-1024"].split())
     assert doc._.trf_word_pieces_[1:-1] == printed.replace("mid</w> -</w> life</w>", "mid- life</w>").split()
     mid, hyphen, life = doc[23:26]
     assert mid._.trf_word_pieces_ == hyphen._.trf_word_pieces_ == ["mid-"] and life._.trf_word_pieces_ == ["life</w>"]
 
 
-def test_roberta_has_boundaries_of_its_own():
+def test_roberta_has_its_own_boundary_pieces():
     nlp = spacy.blank("en")
     nlp.add_pipe("trf_wordpiecer", config={"weights": str(TOKENIZERS / "roberta-base")})
-    assert nlp(ARTICLE)._.trf_word_pieces_ == ["<s>", *PRINTED["gpt2"].split(), "</s>"]
+    assert nlp(ARTICLE)._.trf_word_pieces_ == ["<s>", *ARTICLE_PIECES["gpt2"].split(), "</s>"]

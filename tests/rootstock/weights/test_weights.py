@@ -8,8 +8,8 @@ from tests.conftest import pipeline
 
 
 @pytest.mark.parametrize(("precision", "cosine"), [("bf16", 0.9999), ("fp16", 0.999999)])
-def test_half_the_size(minilm, nlp, tmp_path, precision, cosine):
-    """Saved in half precision, loaded as float32: what is loaded gives the same again."""
+def test_half_precision_weights_take_half_the_space(minilm, nlp, tmp_path, precision, cosine):
+    """Saved in half precision, loaded as float32: saving the loaded pipeline again changes nothing."""
     half = pipeline(minilm, saved_precision=precision)
     half.to_disk(tmp_path / "half")
     nlp.to_disk(tmp_path / "full")
@@ -24,8 +24,8 @@ def test_half_the_size(minilm, nlp, tmp_path, precision, cosine):
     np.testing.assert_array_equal(spacy.load(tmp_path / "again")("Apple pie is delicious.").tensor, one.tensor)
 
 
-def test_what_the_weights_lack_is_no_random_number(tiny, tmp_path):
-    """Transformers would fill it in; here the pooler is left out, and anything else is an error."""
+def test_missing_weights_raise_except_for_the_pooler(tiny, tmp_path):
+    """Transformers would initialize missing weights at random."""
     load_model(tiny).save_pretrained(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
     for name in [name for name in weights if name.startswith("pooler.")]:
@@ -39,5 +39,5 @@ def test_what_the_weights_lack_is_no_random_number(tiny, tmp_path):
     np.testing.assert_allclose(doc.tensor, pipeline(tiny)("Some text.").tensor, atol=1e-6)
     del weights["encoder.layer.1.output.dense.weight"]
     save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ValueError, match=r"lacks 1 weights of the model, first encoder.layer.1.output.dense.weight"):
+    with pytest.raises(ValueError, match=r"lacks 1 of the model's weights, first encoder.layer.1.output.dense.weight"):
         load_model(tmp_path)

@@ -1,4 +1,4 @@
-"""Dropout that draws sixteen bits for each number instead of a float: on a CPU, drawing is most of what it costs."""
+"""Dropout that draws 16 random bits for each element instead of a float: on a CPU, drawing is most of its cost."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-LEVELS = 2**16
+LEVELS = 2**16  # distinct values of a draw
 
 
 class Dropout(torch.nn.Dropout):
-    """PyTorch's, with other draws. On a GPU, where drawing is cheap, it is PyTorch's own."""
+    """`torch.nn.Dropout` with 16-bit draws on the CPU. On a GPU, where drawing is cheap, it is PyTorch's own."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         if not self.training or not self.p or input.is_cuda:
@@ -19,7 +19,7 @@ class Dropout(torch.nn.Dropout):
 
 
 def replace_dropout(net: torch.nn.Module) -> None:
-    """Make every dropout layer one of these."""
+    """Replace every `torch.nn.Dropout` by `Dropout`, in place."""
     for parent in list(net.modules()):
         for name, child in parent.named_children():
             if type(child) is torch.nn.Dropout:
@@ -27,38 +27,40 @@ def replace_dropout(net: torch.nn.Module) -> None:
 
 
 def set_dropout(net: torch.nn.Module, rate: float) -> None:
-    """Give every dropout layer this rate, between 0 and 1."""
+    """Set the rate, between 0 and 1, of every dropout layer."""
     for module in net.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = rate
 
 
-def draw(values: torch.Tensor, rate: float) -> torch.Tensor:
-    """Of the values' shape and type: 1 for what is kept, 0 for the rest. The rate, 0 to 1, is met to 1 / 65,536."""
+def draw_mask(values: torch.Tensor, rate: float) -> torch.Tensor:
+    """A dropout mask of the values' shape and dtype: 1 keeps an element, 0 drops it.
+
+    rate: between 0 and 1; rounded to a multiple of 1 / 65,536.
+    """
     words = torch.empty(-(-values.numel() // 4), dtype=torch.int64, device=values.device).random_(-(2**63), None)
-    least = min(_dropped(rate), LEVELS - 1) - LEVELS // 2
-    # By arithmetic, not a comparison: what converts to bool and back takes ten times as long.
-    kept = words.view(torch.int16)[: values.numel()].clamp(least - 1, least).sub_(least - 1)
-    return kept.to(values.dtype).view(values.shape)
+    threshold = min(_dropped_levels(rate), LEVELS - 1) - LEVELS // 2
+    # Arithmetic instead of a comparison, because converting to bool and back takes ten times as long.
+    mask = words.view(torch.int16)[: values.numel()].clamp(threshold - 1, threshold).sub_(threshold - 1)
+    return mask.to(values.dtype).view(values.shape)
 
 
-def raised(rate: float) -> float:
-    """What is kept times this has the mean that all had; zero where nothing is to be kept."""
-    share = 1 - _dropped(rate) / LEVELS
-    return 1 / share if share else 0.0
+def keep_scale(rate: float) -> float:
+    """The factor for kept elements that preserves the mean; 0 if all are dropped."""
+    keep_rate = 1 - _dropped_levels(rate) / LEVELS
+    return 1 / keep_rate if keep_rate else 0.0
 
 
-def _dropped(rate: float) -> int:
-    """Of `LEVELS` draws."""
+def _dropped_levels(rate: float) -> int:
     return max(1, round(rate * LEVELS))
 
 
 class _Dropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: torch.Tensor, rate: float) -> torch.Tensor:
-        ctx.kept, ctx.raised = draw(values, rate), raised(rate)
-        return values.mul(ctx.kept).mul_(ctx.raised)
+        ctx.mask, ctx.scale = draw_mask(values, rate), keep_scale(rate)
+        return values.mul(ctx.mask).mul_(ctx.scale)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple:
-        return gradient.mul(ctx.kept).mul_(ctx.raised), None
+        return gradient.mul(ctx.mask).mul_(ctx.scale), None

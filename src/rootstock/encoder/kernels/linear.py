@@ -1,6 +1,6 @@
-"""Linear layers by oneDNN on CPUs: in fp32 it uses all of their vector units, where PyTorch's BLAS may use half.
+"""Linear layers through oneDNN on CPUs: in fp32 it uses all vector units, while PyTorch's BLAS may use only half.
 
-The bias is added in the same pass over memory, and without gradients an activation that follows, too.
+The bias is added in the same pass over memory. Without gradients, so is a following GELU.
 """
 
 from __future__ import annotations
@@ -15,35 +15,35 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import gelu, linear
 from transformers.activations import GELUActivation
 
-# What transformers call an activation, and the layer before it.
-BEFORE = {"intermediate_act_fn": "dense", "activation": "lin1"}
+# Attribute names in Transformers: an activation, and the linear layer before it.
+GELU_INPUTS = {"intermediate_act_fn": "dense", "activation": "lin1"}
 
 _onednn = torch.ops.mkldnn
 
 
-def _is_by_intel() -> bool:
+def _is_intel_cpu() -> bool:
     cpus = Path("/proc/cpuinfo")
     return cpus.exists() and "GenuineIntel" in cpus.read_text()
 
 
-# MKL, PyTorch's BLAS, uses all vector units of its own maker's CPUs; there it takes transposed matrices as they lie.
-MKL_IS_FAST = torch.backends.mkl.is_available() and _is_by_intel()
+# MKL, PyTorch's BLAS, uses all vector units of Intel CPUs, and multiplies transposed matrices without a copy.
+MKL_IS_FAST = torch.backends.mkl.is_available() and _is_intel_cpu()
 
 
 class Linear(torch.nn.Linear):
-    """PyTorch's by another road, and GELU where `gelu` is set."""
+    """`torch.nn.Linear` through oneDNN, followed by GELU if `gelu` is set."""
 
     gelu = False
-    packed: tuple[torch.Tensor, torch.Tensor | None] | None = None  # weight, bias
+    packed: tuple[torch.Tensor, torch.Tensor | None] | None = None  # weight in oneDNN's layout, bias
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         dtype = product_dtype(input)
-        known = computes(input.device, dtype)
-        if torch.is_grad_enabled() or not known:
-            ours = known and not (MKL_IS_FAST and dtype == torch.float32)
-            output = (
-                _Linear.apply(input, self.weight, self.bias, dtype) if ours else linear(input, self.weight, self.bias)
-            )
+        supported = onednn_supports(input.device, dtype)
+        if torch.is_grad_enabled() or not supported:
+            if supported and not (MKL_IS_FAST and dtype == torch.float32):
+                output = _Linear.apply(input, self.weight, self.bias, dtype)
+            else:
+                output = linear(input, self.weight, self.bias)
             return gelu(output) if self.gelu else output
         weight, bias = self.packed or (self.weight.to(dtype), None if self.bias is None else self.bias.to(dtype))
         return _onednn._linear_pointwise(input.to(dtype), weight, bias, "gelu" if self.gelu else "none", [], "none")
@@ -54,22 +54,22 @@ class _Linear(torch.autograd.Function):
     def forward(
         ctx: Any, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, dtype: torch.dtype
     ) -> torch.Tensor:
-        cast, matrix = input.to(dtype), weight.to(dtype)
-        ctx.save_for_backward(cast, matrix)
-        return _product(cast, matrix, None if bias is None else bias.to(dtype))
+        cast_input, cast_weight = input.to(dtype), weight.to(dtype)
+        ctx.save_for_backward(cast_input, cast_weight)
+        return _product(cast_input, cast_weight, None if bias is None else bias.to(dtype))
 
     @staticmethod
-    @once_differentiable  # autograd gives each gradient the type of what it belongs to
+    @once_differentiable  # autograd casts each gradient to the dtype of its input
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple:
         input, weight = ctx.saved_tensors
-        of_input, of_weight, of_bias, _ = ctx.needs_input_grad
+        needs_input, needs_weight, needs_bias, _ = ctx.needs_input_grad
         rows, d_rows = input.flatten(0, -2), gradient.flatten(0, -2)
-        # Products of bf16 are oneDNN's in PyTorch, too, and there matrices are taken as they lie.
+        # For bf16 torch.mm uses oneDNN, too, and multiplies transposed matrices without a copy.
         product = torch.mm if rows.dtype == torch.bfloat16 else lambda a, b: _product(a, b.T)
         return (
-            product(d_rows, weight).view_as(input) if of_input else None,
-            product(d_rows.T, rows) if of_weight else None,
-            d_rows.sum(0) if of_bias else None,
+            product(d_rows, weight).view_as(input) if needs_input else None,
+            product(d_rows.T, rows) if needs_weight else None,
+            d_rows.sum(0) if needs_bias else None,
             None,
         )
 
@@ -79,41 +79,41 @@ def _product(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | Non
 
 
 def product_dtype(values: torch.Tensor) -> torch.dtype:
-    """That in which products of these are computed."""
+    """The dtype used for matrix products of these values: autocast's if it is enabled, else their own."""
     kind = values.device.type
     cast = torch.is_autocast_enabled(kind) and values.dtype != torch.float64
     return torch.get_autocast_dtype(kind) if cast else values.dtype
 
 
-def computes(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether oneDNN does here."""
+def onednn_supports(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether oneDNN computes matrix products of this dtype on this device."""
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
     return dtype == torch.float32 or (dtype == torch.bfloat16 and _onednn._is_mkldnn_bf16_supported())
 
 
 def replace_linear(net: torch.nn.Module) -> None:
-    """Make every linear layer one of these, and let it compute the GELU that follows."""
+    """Turn every `torch.nn.Linear` into `Linear`, in place, and fuse following GELUs into it."""
     for module in net.modules():
         if type(module) is torch.nn.Linear:
             module.__class__ = Linear
-        for name, before in BEFORE.items():
-            if type(getattr(module, name, None)) is GELUActivation and hasattr(module, before):
-                setattr(module, name, torch.nn.Identity())
-                getattr(module, before).gelu = True
+        for activation, layer in GELU_INPUTS.items():
+            if type(getattr(module, activation, None)) is GELUActivation and hasattr(module, layer):
+                setattr(module, activation, torch.nn.Identity())
+                getattr(module, layer).gelu = True
 
 
 @contextmanager
-def packed(net: torch.nn.Module, rows: int) -> Iterator[None]:
-    """Within, passes without gradients read weights as oneDNN wants them to lie. It pays for several passes.
+def packed_weights(net: torch.nn.Module, n_rows: int) -> Iterator[None]:
+    """Within, forward passes without gradients use weights in oneDNN's layout. This pays off for several passes.
 
-    rows: of the input, about.
+    n_rows: approximate number of input rows.
     """
     layers = [module for module in net.modules() if isinstance(module, Linear)]
     for layer in layers:
         dtype = product_dtype(layer.weight)
-        if computes(layer.weight.device, dtype):
-            weight = _onednn._reorder_linear_weight(layer.weight.detach().to(dtype), rows)
+        if onednn_supports(layer.weight.device, dtype):
+            weight = _onednn._reorder_linear_weight(layer.weight.detach().to(dtype), n_rows)
             layer.packed = weight, None if layer.bias is None else layer.bias.detach().to(dtype)
     try:
         yield

@@ -5,97 +5,101 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
-from rootstock.encoder.kernels.attention import LARGE, MOST, Attention, Windows
+from rootstock.encoder.kernels.attention import MAX_GROUP_WEIGHTS, MIN_HALF_PIECES, Attention, Windows
 
 HEADS, WIDTH = 3, 4
-lengths = st.lists(st.integers(1, 9), min_size=1, max_size=12).map(lambda found: sorted(found, reverse=True))
+lengths = st.lists(st.integers(1, 9), min_size=1, max_size=12).map(lambda values: sorted(values, reverse=True))
 
 
 def qkv(n_pieces, dtype=torch.float32):
-    lots = torch.Generator().manual_seed(0)
-    return [torch.randn(n_pieces, HEADS, WIDTH, generator=lots).to(dtype).requires_grad_() for _ in range(3)]
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(n_pieces, HEADS, WIDTH, generator=generator).to(dtype).requires_grad_() for _ in range(3)]
 
 
-def one_by_one(q, k, v, lengths):
+def sdpa_per_window(q, k, v, lengths):
     parts = zip(*(x.transpose(0, 1).split(lengths, dim=1) for x in (q, k, v)), strict=True)
     return torch.cat([scaled_dot_product_attention(*part, scale=0.5) for part in parts], dim=1).transpose(0, 1)
 
 
 @given(lengths)
-def test_each_window_looks_at_itself_alone(lengths):
+def test_each_window_attends_only_to_itself(lengths):
     ours, theirs = qkv(sum(lengths)), qkv(sum(lengths))
-    found = Attention.apply(*ours, Windows(np.array(lengths), HEADS), 0.5, 0.0)
-    wanted = one_by_one(*theirs, lengths)
-    torch.testing.assert_close(found, wanted)
-    gradient = torch.linspace(-1, 1, wanted.numel()).view_as(wanted)
-    found.backward(gradient)
-    wanted.backward(gradient)
+    actual = Attention.apply(*ours, Windows(np.array(lengths), HEADS), 0.5, 0.0)
+    expected = sdpa_per_window(*theirs, lengths)
+    torch.testing.assert_close(actual, expected)
+    gradient = torch.linspace(-1, 1, expected.numel()).view_as(expected)
+    actual.backward(gradient)
+    expected.backward(gradient)
     for one, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one.grad, other.grad)
 
 
 @given(lengths)
-def test_where_first_pieces_alone_look_they_see_and_teach_the_same(lengths):
+def test_first_piece_queries_have_the_same_outputs_and_gradients(lengths):
     ours, theirs = qkv(sum(lengths)), qkv(sum(lengths))
     windows = Windows(np.array(lengths), HEADS)
     firsts = np.cumsum(lengths) - lengths
-    found = Attention.apply(*ours, windows.asked_by_first(), 0.5, 0.0)
-    wanted = Attention.apply(*theirs, windows, 0.5, 0.0)
-    torch.testing.assert_close(found[firsts], wanted[firsts])
-    assert not found.detach().index_fill(0, torch.from_numpy(firsts), 0).any()
-    assert {run.asking.length for run in windows.asked_by_first().runs} == {1}
-    gradient = torch.linspace(-1, 1, wanted[firsts].numel()).view_as(wanted[firsts])
-    found[firsts].backward(gradient)
-    wanted[firsts].backward(gradient)
+    actual = Attention.apply(*ours, windows.first_piece_queries(), 0.5, 0.0)
+    expected = Attention.apply(*theirs, windows, 0.5, 0.0)
+    torch.testing.assert_close(actual[firsts], expected[firsts])
+    assert not actual.detach().index_fill(0, torch.from_numpy(firsts), 0).any()
+    assert {group.queries.length for group in windows.first_piece_queries().groups} == {1}
+    gradient = torch.linspace(-1, 1, expected[firsts].numel()).view_as(expected[firsts])
+    actual[firsts].backward(gradient)
+    expected[firsts].backward(gradient)
     for one, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one.grad, other.grad)
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3])
-@pytest.mark.parametrize("windows", [Windows.asked_by_first, lambda windows: windows], ids=["first", "all"])
-def test_its_gradient_is_that_of_finite_differences(windows, rate):
+@pytest.mark.parametrize("windows", [Windows.first_piece_queries, lambda windows: windows], ids=["first", "all"])
+def test_gradient_equals_finite_differences(windows, rate):
     windows = windows(Windows(np.array([4, 2, 2, 1]), HEADS))
 
     def attend(*inputs):
-        torch.manual_seed(0)  # the same draws each time
+        torch.manual_seed(0)  # the same dropout mask in each call
         return Attention.apply(*inputs, windows, 0.5, rate)
 
     assert torch.autograd.gradcheck(attend, qkv(9, torch.float64))
 
 
-@pytest.mark.parametrize(("lengths", "runs"), [([300] * 8, 8 * HEADS * 300**2 / MOST), ([600, 500], 2)])
-def test_what_is_computed_together_stays_in_the_cache(lengths, runs):
+@pytest.mark.parametrize(
+    ("lengths", "least_groups"), [([300] * 8, 8 * HEADS * 300**2 / MAX_GROUP_WEIGHTS), ([600, 500], 2)]
+)
+def test_groups_are_limited_to_the_cache_size(lengths, least_groups):
     windows = Windows(np.array(lengths), HEADS)
-    assert len(windows.runs) >= runs > 1
-    found = Attention.apply(*qkv(sum(lengths)), windows, 0.5, 0.0)
-    torch.testing.assert_close(found, one_by_one(*qkv(sum(lengths)), lengths))
+    assert len(windows.groups) >= least_groups > 1
+    actual = Attention.apply(*qkv(sum(lengths)), windows, 0.5, 0.0)
+    torch.testing.assert_close(actual, sdpa_per_window(*qkv(sum(lengths)), lengths))
 
 
-def test_shapes_of_large_packs_recur():
-    lots, shapes = np.random.default_rng(0), set()
+def test_large_packs_have_few_distinct_shapes():
+    rng, shapes = np.random.default_rng(0), set()
     for _ in range(300):
         with torch.autocast("cpu", torch.bfloat16):
-            windows = Windows(-np.sort(-lots.integers(6, 80, 400)), HEADS)
-        shapes |= {(run.asked.length, run.asked.size) for run in windows.runs}
-    assert len(shapes) < 40  # 140 with lengths as they come, 800 with any number of windows
+            windows = Windows(-np.sort(-rng.integers(6, 80, 400)), HEADS)
+        shapes |= {(group.keys.length, group.keys.size) for group in windows.groups}
+    assert len(shapes) < 40  # 140 without rounding lengths, 800 without rounding the number of windows
 
 
-@pytest.mark.parametrize("lengths", [[5, 3], [LARGE // 20] * 19 + [LARGE // 20 - 1, 1]], ids=["small", "large"])
-def test_bf16_comes_back_as_bf16_and_is_near(lengths):
+@pytest.mark.parametrize(
+    "lengths", [[5, 3], [MIN_HALF_PIECES // 20] * 19 + [MIN_HALF_PIECES // 20 - 1, 1]], ids=["small", "large"]
+)
+def test_bf16_output_is_bf16_and_close_to_fp32(lengths):
     ours, theirs = qkv(sum(lengths), torch.bfloat16), qkv(sum(lengths))
     with torch.autocast("cpu", torch.bfloat16):
         windows = Windows(np.array(lengths), HEADS)
-    assert windows.halves == (sum(lengths) >= LARGE)
-    found = Attention.apply(*ours, windows, 0.5, 0.0)
-    assert found.dtype == torch.bfloat16
-    torch.testing.assert_close(found.float(), one_by_one(*theirs, lengths), atol=0.03, rtol=0.03)
-    found.sum().backward()
+    assert windows.use_half == (sum(lengths) >= MIN_HALF_PIECES)
+    actual = Attention.apply(*ours, windows, 0.5, 0.0)
+    assert actual.dtype == torch.bfloat16
+    torch.testing.assert_close(actual.float(), sdpa_per_window(*theirs, lengths), atol=0.03, rtol=0.03)
+    actual.sum().backward()
     assert {x.grad.dtype for x in ours} == {torch.bfloat16}
 
 
-def test_dropout_leaves_the_mean_of_what_is_given():
+def test_dropout_preserves_the_mean():
     torch.manual_seed(0)
     q, k, _ = qkv(400)
-    found = Attention.apply(q, k, torch.ones_like(q), Windows(np.array([20] * 20), HEADS), 0.5, 0.25)
-    assert found.std() > 0.05
-    assert float(found.detach().mean()) == pytest.approx(1, abs=0.02)
+    actual = Attention.apply(q, k, torch.ones_like(q), Windows(np.array([20] * 20), HEADS), 0.5, 0.25)
+    assert actual.std() > 0.05
+    assert float(actual.detach().mean()) == pytest.approx(1, abs=0.02)

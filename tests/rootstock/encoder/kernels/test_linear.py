@@ -6,13 +6,13 @@ from torch.nn.functional import gelu
 from transformers import BertConfig, BertModel, DistilBertConfig, DistilBertModel
 
 from rootstock.encoder.kernels import linear
-from rootstock.encoder.kernels.linear import Linear, computes, packed, replace_linear
+from rootstock.encoder.kernels.linear import Linear, onednn_supports, packed_weights, replace_linear
 
 CPU = torch.device("cpu")
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 
 
-def pair(bias=True, dtype=torch.float32):
+def make_layers(bias=True, dtype=torch.float32):
     torch.manual_seed(0)
     theirs = torch.nn.Linear(24, 40, bias, dtype=dtype)
     ours = copy.deepcopy(theirs)
@@ -23,39 +23,39 @@ def pair(bias=True, dtype=torch.float32):
 
 @pytest.fixture(params=[True, False], ids=["mkl", "onednn"])
 def mkl_is_fast(request, monkeypatch):
-    """As on CPUs of Intel, and of others."""
+    """Simulates Intel CPUs (mkl) and others (onednn)."""
     monkeypatch.setattr(linear, "MKL_IS_FAST", request.param)
     return request.param
 
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", [(1, 24), (7, 24), (2, 3, 24)])
-def test_values_and_gradients_are_those_of_pytorch(shape, bias, mkl_is_fast):
-    ours, theirs = pair(bias)
+def test_outputs_and_gradients_equal_pytorchs(shape, bias, mkl_is_fast):
+    ours, theirs = make_layers(bias)
     rows = [torch.linspace(-2, 2, torch.Size(shape).numel()).view(shape).requires_grad_() for _ in range(2)]
-    found, wanted = ours(rows[0]), theirs(rows[1])
-    torch.testing.assert_close(found, wanted)
-    assert (found.grad_fn.name() == "_LinearBackward") == (not mkl_is_fast)
-    gradient = torch.sin(torch.arange(wanted.numel())).view_as(wanted)
-    found.backward(gradient)
-    wanted.backward(gradient)
+    actual, expected = ours(rows[0]), theirs(rows[1])
+    torch.testing.assert_close(actual, expected)
+    assert (actual.grad_fn.name() == "_LinearBackward") == (not mkl_is_fast)
+    gradient = torch.sin(torch.arange(expected.numel())).view_as(expected)
+    actual.backward(gradient)
+    expected.backward(gradient)
     pairs = [*zip(ours.parameters(), theirs.parameters(), strict=True), rows]
     for one, other in pairs:
         torch.testing.assert_close(one.grad, other.grad)
 
 
-def test_without_gradients_the_gelu_is_computed_in_the_same_pass():
-    ours, theirs = pair()
+def test_gelu_is_fused_without_gradients():
+    ours, theirs = make_layers()
     ours.gelu = True
     rows = torch.randn(5, 24)
-    wanted = gelu(theirs(rows))
-    torch.testing.assert_close(ours(rows), wanted)
+    expected = gelu(theirs(rows))
+    torch.testing.assert_close(ours(rows), expected)
     with torch.no_grad():
-        torch.testing.assert_close(ours(rows), wanted)
+        torch.testing.assert_close(ours(rows), expected)
 
 
-def test_what_is_frozen_has_no_gradient(mkl_is_fast):
-    ours, _ = pair()
+def test_frozen_parameters_have_no_gradient(mkl_is_fast):
+    ours, _ = make_layers()
     ours.requires_grad_(False)
     rows = torch.randn(5, 24, requires_grad=True)
     ours(rows).sum().backward()
@@ -64,42 +64,42 @@ def test_what_is_frozen_has_no_gradient(mkl_is_fast):
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("halved", [True, False])
-def test_packed_weights_give_the_same_and_are_given_up(halved, bias):
-    ours, _ = pair(bias)
+@pytest.mark.parametrize("bf16", [True, False])
+def test_packed_weights_give_the_same_output_and_are_released(bf16, bias):
+    ours, _ = make_layers(bias)
     rows = torch.randn(50, 24)
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=halved):
-        wanted = ours(rows)
-        with packed(ours, 50):
-            assert (ours.packed is not None) == computes(CPU, wanted.dtype)
-            found = ours(rows)
-    assert found.dtype == wanted.dtype == (torch.bfloat16 if halved else torch.float32)
-    torch.testing.assert_close(found, wanted)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        expected = ours(rows)
+        with packed_weights(ours, 50):
+            assert (ours.packed is not None) == onednn_supports(CPU, expected.dtype)
+            actual = ours(rows)
+    assert actual.dtype == expected.dtype == (torch.bfloat16 if bf16 else torch.float32)
+    torch.testing.assert_close(actual, expected)
     assert ours.packed is None
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_autocast_computes_in_bf16_with_gradients_too(bias):
-    ours, theirs = pair(bias)
+def test_autocast_uses_bf16_for_outputs_and_gradients(bias):
+    ours, theirs = make_layers(bias)
     rows = [torch.linspace(-1, 1, 2 * 5 * 24).view(2, 5, 24).requires_grad_() for _ in range(2)]
     with torch.autocast("cpu", torch.bfloat16):
-        found = ours(rows[0])
-    wanted = theirs(rows[1])
-    assert found.dtype == torch.bfloat16
-    assert (found.grad_fn.name() == "_LinearBackward") == computes(CPU, torch.bfloat16)
-    torch.testing.assert_close(found.float(), wanted, atol=0.02, rtol=0.02)
-    gradient = torch.sin(torch.arange(wanted.numel())).view_as(wanted)
-    found.backward(gradient.bfloat16())
-    wanted.backward(gradient)
+        actual = ours(rows[0])
+    expected = theirs(rows[1])
+    assert actual.dtype == torch.bfloat16
+    assert (actual.grad_fn.name() == "_LinearBackward") == onednn_supports(CPU, torch.bfloat16)
+    torch.testing.assert_close(actual.float(), expected, atol=0.02, rtol=0.02)
+    gradient = torch.sin(torch.arange(expected.numel())).view_as(expected)
+    actual.backward(gradient.bfloat16())
+    expected.backward(gradient)
     for one, other in [*zip(ours.parameters(), theirs.parameters(), strict=True), rows]:
         assert one.grad.dtype == torch.float32
         torch.testing.assert_close(one.grad, other.grad, atol=0.02, rtol=0.02)
 
 
-def test_what_onednn_does_not_know_is_left_to_pytorch():
-    ours, theirs = pair(dtype=torch.float64)
+def test_unsupported_dtypes_use_pytorch():
+    ours, theirs = make_layers(dtype=torch.float64)
     rows = torch.randn(4, 24, dtype=torch.float64)
-    with torch.no_grad(), packed(ours, 4):
+    with torch.no_grad(), packed_weights(ours, 4):
         assert torch.equal(ours(rows), theirs(rows))
 
 
@@ -111,7 +111,7 @@ def test_what_onednn_does_not_know_is_left_to_pytorch():
     ],
     ids=["bert", "distilbert"],
 )
-def test_a_network_computes_and_is_saved_as_before(net):
+def test_replace_linear_keeps_outputs_and_state_dict(net):
     net.eval()
     ids = torch.arange(20)[None]
     before, names = net(ids).last_hidden_state, list(net.state_dict())
@@ -119,5 +119,5 @@ def test_a_network_computes_and_is_saved_as_before(net):
     assert sum(layer.gelu for layer in net.modules() if isinstance(layer, Linear)) == 2
     assert list(net.state_dict()) == names
     torch.testing.assert_close(net(ids).last_hidden_state, before)
-    with torch.no_grad(), packed(net, 20):
+    with torch.no_grad(), packed_weights(net, 20):
         torch.testing.assert_close(net(ids).last_hidden_state, before)
