@@ -1,1 +1,1 @@
-"""The workflow: `stages/` is the DAG, a module for each stage; the other folders are what the stages share."""
+"""The workflow: `stages/` has a module for each stage of the DAG, the other folders hold what the stages share."""

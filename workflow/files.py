@@ -1,4 +1,4 @@
-"""JSON files whose bytes repeat, and digests of files and folders."""
+"""Reproducible JSON files, and digests of files and folders."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-IGNORED = {".snakemake_timestamp", "MODEL_CARD.md", "__pycache__"}  # not part of a result: the same as in .dvcignore
+IGNORED = {".snakemake_timestamp", "MODEL_CARD.md", "__pycache__"}  # not part of a result; as in .dvcignore
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -17,7 +17,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def digest(path: Path) -> str:
-    """sha256 of a file, or of a folder's names and contents."""
+    """SHA-256 of a file, or of the names and contents of a folder's files."""
     if path.is_dir():
         files = [p for p in sorted(path.rglob("*")) if p.is_file() and not IGNORED & set(p.parts)]
         lines = [f"{digest(p)}  {p.relative_to(path).as_posix()}" for p in files]

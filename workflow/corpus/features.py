@@ -19,20 +19,20 @@ TEXT = "text"  # key in doc.user_data: the text of a reduced document, which has
 
 def reduced(doc: Doc, rows: Any) -> Doc:
     """A Doc without tokens that holds features, labels and text. rows: array (n_rows, width)."""
-    small = Doc(doc.vocab)
-    small.cats = doc.cats
-    small.user_data.update({shards.ROW: doc.user_data[shards.ROW], TEXT: doc.text, ROWS: rows})
-    return small
+    without_tokens = Doc(doc.vocab)
+    without_tokens.cats = doc.cats
+    without_tokens.user_data.update({shards.ROW: doc.user_data[shards.ROW], TEXT: doc.text, ROWS: rows})
+    return without_tokens
 
 
 def folder(inputs: dict[str, Path], split: str, nlp: Language) -> Path:
-    """Where a stage reads a split: the features if this pipeline would compute the same ones, else the pieces."""
+    """The folder to read a split from: features if this pipeline would compute the same ones, else wordpieces."""
     features, tok2vec = inputs["features"], nlp.get_pipe("trf_tok2vec")
     frozen = not tok2vec.trainable and tok2vec.saved_precision == "fp32"
-    same = frozen and srsly.read_json(features / REPORT) == settings(tok2vec)
-    return features / split if same else inputs[f"wordpieces/{split}"]
+    reusable = frozen and srsly.read_json(features / REPORT) == settings(tok2vec)
+    return features / split if reusable else inputs[f"wordpieces/{split}"]
 
 
 def settings(tok2vec: Any) -> dict[str, Any]:
-    """What the features depend on besides weights and pieces."""
+    """The settings that the features depend on, besides weights and wordpieces."""
     return {"precision": tok2vec.precision}

@@ -12,7 +12,7 @@ from spacy.language import Language
 
 from . import features, shards
 
-BATCH = 128  # documents; the check in `package` uses the same batches, so its numbers must be equal
+BATCH = 128  # documents; `package` predicts in the same batches, so that its scores must be equal
 
 
 class Prediction(NamedTuple):
@@ -23,7 +23,7 @@ class Prediction(NamedTuple):
 
 
 def predict(nlp: Language, folder: Path, labels: list[str]) -> Iterator[Prediction]:
-    """Stream over the shards of a split. The labels are removed from each document before prediction."""
+    """Predict a split, shard by shard. The labels are removed from each document before prediction."""
 
     def unlabelled() -> Iterator:
         for doc in shards.read(shards.files(folder), nlp.vocab):
@@ -37,7 +37,7 @@ def predict(nlp: Language, folder: Path, labels: list[str]) -> Iterator[Predicti
 
 
 def arrays(predictions: Iterable[Prediction], n_labels: int) -> tuple[np.ndarray, np.ndarray]:
-    """gold and scores, each (n_docs, n_labels): all that is kept in memory of a split."""
-    numbers = chain.from_iterable((*p.gold, *p.scores) for p in predictions)
-    both = np.fromiter(numbers, "float64").reshape(-1, 2, n_labels)
-    return both[:, 0], both[:, 1]
+    """gold and scores, each (n_docs, n_labels): the only data of a split that stays in memory."""
+    values = chain.from_iterable((*p.gold, *p.scores) for p in predictions)
+    stacked = np.fromiter(values, "float64").reshape(-1, 2, n_labels)
+    return stacked[:, 0], stacked[:, 1]

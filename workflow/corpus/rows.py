@@ -18,7 +18,7 @@ csv.field_size_limit(2**31 - 1)
 @dataclass
 class Row:
     text: str
-    labels: dict[str, bool]  # whether each label that the row names holds
+    labels: dict[str, bool]  # for each label that the row names, whether it applies
     complete: bool  # whether labels that the row does not name are false
     where: str  # file:line
 
@@ -28,7 +28,7 @@ class Tally:
     """Rows of one file that were not used."""
 
     skipped: list[str] = field(default_factory=list)  # file:line: reason
-    rejected: int = 0  # Prodigy's answers "ignore", and "reject" if it does not tell which label holds
+    rejected: int = 0  # Prodigy's answers "ignore", and "reject" if that leaves the label unknown
 
 
 class BadRow(ValueError):
@@ -36,21 +36,23 @@ class BadRow(ValueError):
 
 
 class NotAccepted(Exception):
-    """Prodigy's answer gives no label."""
+    """Prodigy's answer assigns no label."""
 
 
 def find(folder: Path, split: str) -> Path | None:
     """The file of a split, or None. Raises Problem if there are several."""
-    found = [folder / f"{split}{suffix}" for suffix in READERS if (folder / f"{split}{suffix}").is_file()]
-    if len(found) > 1:
-        raise Problem(f"{folder}: {' and '.join(p.name for p in found)} both exist: keep one")
-    return found[0] if found else None
+    paths = [folder / f"{split}{suffix}" for suffix in READERS if (folder / f"{split}{suffix}").is_file()]
+    if len(paths) > 1:
+        raise Problem(f"{folder}: {' and '.join(p.name for p in paths)} both exist: keep one")
+    return paths[0] if paths else None
 
 
-def read(path: Path, *, exclusive: bool, on_bad_row: str, tally: Tally, known: set[str] | None = None) -> Iterator[Row]:
-    """Yield the usable rows of a file, and count the others in the tally.
+def read(
+    path: Path, *, exclusive: bool, on_bad_row: str, tally: Tally, allowed_labels: set[str] | None = None
+) -> Iterator[Row]:
+    """Yield the usable rows of a file, and record the others in the tally.
 
-    known: the labels that may occur; None for any.
+    allowed_labels: the labels that may occur; None for any.
     Raises Problem at the first bad row if on_bad_row is "fail".
     """
     # Bytes that are not UTF-8 become lone surrogates, which no valid text contains.
@@ -59,9 +61,9 @@ def read(path: Path, *, exclusive: bool, on_bad_row: str, tally: Tally, known: s
             where = f"{path}:{line}"
             try:
                 row = _row(parse(), where, exclusive)
-                if known is not None and not known.issuperset(row.labels):
-                    unknown = sorted(set(row.labels) - known)
-                    raise BadRow(f"label {unknown[0]!r} does not occur in train (train has {', '.join(sorted(known))})")
+                if allowed_labels is not None and not allowed_labels.issuperset(row.labels):
+                    unknown, allowed = sorted(set(row.labels) - allowed_labels), ", ".join(sorted(allowed_labels))
+                    raise BadRow(f"label {unknown[0]!r} does not occur in train (train has {allowed})")
             except NotAccepted:
                 tally.rejected += 1
             except BadRow as reason:
@@ -72,7 +74,9 @@ def read(path: Path, *, exclusive: bool, on_bad_row: str, tally: Tally, known: s
                 yield row
 
 
-Parsed = Iterator[tuple[int, Callable[[], dict[str, Any]]]]  # line number; returns the record or raises BadRow
+Parsed = Iterator[
+    tuple[int, Callable[[], dict[str, Any]]]
+]  # line number; function that returns the record or raises BadRow
 
 
 def _json_lines(file: Any) -> Parsed:
@@ -86,7 +90,7 @@ def _json_object(line: str) -> dict[str, Any]:
         record = json.loads(line)
     except json.JSONDecodeError as error:
         raise BadRow(f"not JSON ({error.msg} at column {error.colno})") from None
-    except (ValueError, RecursionError) as error:  # thousands of digits in a number, or of nested brackets
+    except (ValueError, RecursionError) as error:  # a number with thousands of digits, or thousands of nested brackets
         raise BadRow(f"JSON that Python cannot read ({error})") from None
     if not isinstance(record, dict):
         raise BadRow(f"expected a JSON object, found {type(record).__name__}")
@@ -172,5 +176,5 @@ def _labels(record: dict[str, Any], exclusive: bool) -> tuple[dict[str, bool], b
         if exclusive:
             raise NotAccepted
         return {label: False}, False
-    # A binary Prodigy answer is about its own label only, unless classes are exclusive.
+    # A binary Prodigy answer says nothing about other labels, unless classes are exclusive.
     return {label: True}, exclusive or "answer" not in record

@@ -1,9 +1,10 @@
-"""Documents on disk, as DocBin files of a fixed number of documents: memory does not grow with the corpus."""
+"""Documents on disk, in DocBin files with a fixed number of documents, so that memory does not grow with the corpus."""
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +17,15 @@ from spacy.vocab import Vocab
 from srsly.msgpack import Packer, Unpacker
 
 SPLITS = ("train", "dev", "test")
-NUMBERS = {HEAD, ENT_IOB, POS, SENT_START}  # attributes of a token that are no hashes of strings
-COMPRESSION = 2  # of nine levels of zlib: DocBin writes with 6, which takes three times as long for a sixth fewer bytes
-ROW = "row"  # doc.user_data: file and line that the document comes from
+NUMBERS = {HEAD, ENT_IOB, POS, SENT_START}  # token attributes that are not hashes of strings
+COMPRESSION = 2  # zlib level; DocBin uses 6, which takes three times as long and saves a sixth of the bytes
+ROW = "row"  # key in doc.user_data: the file and line that the document comes from
 
 
 def blank(language: str) -> Language:
-    """spaCy's tokenizer, for a stage that makes shards.
+    """spaCy's tokenizer, for a stage that writes shards.
 
-    Of what words look like the sentencizer asks one thing, and shards keep another: all else is a fifth of the time.
+    Lexical attributes are limited to those that the sentencizer or shards use: the others would take a fifth of the time.
     """
     nlp = spacy.blank(language)
     nlp.vocab.lex_attr_getters = {attr: nlp.vocab.lex_attr_getters[attr] for attr in (IS_PUNCT, NORM)}
@@ -32,29 +33,40 @@ def blank(language: str) -> Language:
 
 
 def write(docs: Iterable[Doc], folder: Path, shard_docs: int) -> None:
+    """Write shards of `shard_docs` documents. All documents must share one vocabulary."""
     folder.mkdir(parents=True, exist_ok=True)
+    pack = _pack if _docbin_reads_shards() else _pack_with_docbin
     for number, shard in enumerate(minibatch(docs, shard_docs)):
-        (folder / f"{number:05}.spacy").write_bytes(_packed(shard))
+        (folder / f"{number:05}.spacy").write_bytes(pack(shard))
 
 
-def _packed(shard: list[Doc]) -> bytes:
-    """What DocBin would write of documents of one vocabulary, but attributes that no token has.
+def files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.spacy"))
 
-    DocBin's `add` looks up nine strings for each token, and makes a packer for each document. Its format:
-    https://spacy.io/api/docbin
+
+def read(paths: Iterable[Path], vocab: Vocab) -> Iterator[Doc]:
+    unpack = _unpack if _docbin_reads_shards() else _unpack_with_docbin
+    for path in paths:
+        yield from unpack(path.read_bytes(), vocab)
+
+
+def _pack(shard: list[Doc]) -> bytes:
+    """The format of DocBin (https://spacy.io/api/docbin), without attributes that no token has.
+
+    Faster than DocBin's `add`, which looks up nine strings for each token and creates a packer for each document.
     """
     attrs = DocBin().attrs
     tokens = np.concatenate([doc.to_array(attrs) for doc in shard])
-    held = np.flatnonzero(tokens.any(axis=0)).tolist() or [0]
-    hashes = [i for i in held if attrs[i] not in NUMBERS]
+    used = np.flatnonzero(tokens.any(axis=0)).tolist() or [0]
+    hashes = [i for i in used if attrs[i] not in NUMBERS]
     strings = set(map(shard[0].vocab.strings.__getitem__, np.unique(tokens[:, hashes]).tolist()))
     strings |= DocBin(docs=[doc for doc in shard if doc.spans]).strings
     packer = Packer(use_bin_type=True)
     packed = packer.pack(
         {
             "version": "0.1",
-            "attrs": [attrs[i] for i in held],
-            "tokens": tokens[:, held].tobytes(),
+            "attrs": [attrs[i] for i in used],
+            "tokens": tokens[:, used].tobytes(),
             "spaces": np.concatenate([doc.to_array(SPACY) for doc in shard]).astype(bool).tobytes(),
             "lengths": np.array([len(doc) for doc in shard], "int32").tobytes(),
             "strings": sorted(strings),
@@ -67,16 +79,34 @@ def _packed(shard: list[Doc]) -> bytes:
     return zlib.compress(packed, COMPRESSION)
 
 
-def files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.spacy"))
-
-
-def read(paths: Iterable[Path], vocab: Vocab) -> Iterator[Doc]:
+def _unpack(data: bytes, vocab: Vocab) -> Iterator[Doc]:
+    """Like DocBin, but with one unpacker for the user data of all documents."""
     unpacker = Unpacker(use_list=False, raw=False)
-    for path in paths:
-        shard = DocBin().from_disk(path)
-        packed, shard.user_data = shard.user_data, []
-        for doc, user_data in zip(shard.get_docs(vocab), packed, strict=True):
-            unpacker.feed(user_data)
-            doc.user_data.update(unpacker.unpack())
-            yield doc
+    shard = DocBin().from_bytes(data)
+    packed, shard.user_data = shard.user_data, []
+    for doc, user_data in zip(shard.get_docs(vocab), packed, strict=True):
+        unpacker.feed(user_data)
+        doc.user_data.update(unpacker.unpack())
+        yield doc
+
+
+def _pack_with_docbin(shard: list[Doc]) -> bytes:
+    return DocBin(docs=shard, store_user_data=True).to_bytes()
+
+
+def _unpack_with_docbin(data: bytes, vocab: Vocab) -> Iterator[Doc]:
+    return DocBin(store_user_data=True).from_bytes(data).get_docs(vocab)
+
+
+@cache
+def _docbin_reads_shards() -> bool:
+    """Whether this module and the installed DocBin read each other's shards. If not, shards are left to DocBin."""
+    doc = Doc(Vocab(), ["One", ".", "Two"], [False, True, False], sent_starts=[True, False, True])
+    doc.cats = {"A": 1.0}
+    doc.user_data[ROW] = {"where": "file:1", "numbers": np.arange(3)}
+    expected = doc.to_bytes()
+    try:
+        pairs = [(_pack, _unpack), (_pack, _unpack_with_docbin), (_pack_with_docbin, _unpack)]
+        return all(next(unpack(pack([doc]), Vocab())).to_bytes() == expected for pack, unpack in pairs)
+    except Exception:  # from any change in DocBin
+        return False

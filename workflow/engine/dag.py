@@ -1,4 +1,4 @@
-"""Read dvc.yaml as DVC resolves it, in milliseconds: each stage's name, command, deps, params and outs."""
+"""Read dvc.yaml and resolve it as DVC does, but in milliseconds: each stage's name, command, deps, params and outs."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ PARAMS = "params.yaml"
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage, named as in DVC: `finetune@base` is the point `base` of the stage `finetune`."""
+    """A stage, listed as in DVC: `finetune@base` is the point `base` of the stage `finetune`."""
 
     name: str
     cmd: str | list[str]
     deps: list[str]
     outs: list[str]
-    params: dict[str, dict[str, Any]]  # the values that it depends on, by file and key
+    params: dict[str, dict[str, Any]]  # the values that the stage depends on, by file and key
     meta: dict[str, Any]
 
 
 def load(folder: Path = Path()) -> dict[str, Stage]:
     """The stages of a project, in the order of dvc.yaml."""
-    written = yaml.safe_load((folder / "dvc.yaml").read_text("utf-8"))["stages"]
+    templates = yaml.safe_load((folder / "dvc.yaml").read_text("utf-8"))["stages"]
     values = _read(folder, PARAMS)
-    filled = [stage for name, content in written.items() for stage in _expand(name, content, values)]
-    stages = [_stage(name, content, folder) for name, content in filled]
+    resolved = [stage for name, content in templates.items() for stage in _expand(name, content, values)]
+    stages = [_stage(name, content, folder) for name, content in resolved]
     return {stage.name: stage for stage in stages}
 
 
 def inputs(stage: Stage, stages: dict[str, Stage]) -> list[str]:
-    """The files and folders that a stage reads; a folder that several stages fill is replaced by their outs."""
-    made = [out for other in stages.values() for out in other.outs]
-    parts = {dep: [out for out in made if out.startswith(f"{dep}/")] for dep in stage.deps}
-    return [path for dep in stage.deps for path in parts[dep] or [dep]]
+    """The files and folders that a stage reads; a folder that several stages write to is replaced by their outs."""
+    all_outs = [out for other in stages.values() for out in other.outs]
+    outs_inside = {dep: [out for out in all_outs if out.startswith(f"{dep}/")] for dep in stage.deps}
+    return [path for dep in stage.deps for path in outs_inside[dep] or [dep]]
 
 
 def needs(stage: Stage, stages: dict[str, Stage]) -> list[str]:
@@ -50,57 +50,57 @@ def needs(stage: Stage, stages: dict[str, Stage]) -> list[str]:
 
 def chain(stage: Stage, stages: dict[str, Stage]) -> list[str]:
     """A stage and all stages before it, in the order of the DAG."""
-    found = {stage.name}
+    names = {stage.name}
     for name in needs(stage, stages):
-        found.update(chain(stages[name], stages))
-    return [name for name in stages if name in found]
+        names.update(chain(stages[name], stages))
+    return [name for name in stages if name in names]
 
 
 def _expand(name: str, content: dict[str, Any], values: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """Name and content of each stage that a `foreach` or `matrix` generates, or of the stage itself."""
     if "foreach" in content:
-        items = _fill(content["foreach"], values)
+        items = _interpolate(content["foreach"], values)
         pairs = items.items() if isinstance(items, dict) else [(None, item) for item in items]
         return [
             (
                 f"{name}@{_text(item) if key is None else key}",
-                _fill(content["do"], {**values, "item": item, "key": key}),
+                _interpolate(content["do"], {**values, "item": item, "key": key}),
             )
             for key, item in pairs
         ]
     if "matrix" in content:
-        axes = _fill(content["matrix"], values)
-        rest = {key: value for key, value in content.items() if key != "matrix"}
+        axes = _interpolate(content["matrix"], values)
+        template = {key: value for key, value in content.items() if key != "matrix"}
         stages = []
-        for places in itertools.product(*(range(len(axis)) for axis in axes.values())):
-            item = {axis: axes[axis][place] for axis, place in zip(axes, places, strict=True)}
-            marks = [
-                f"{axis}{place}" if isinstance(item[axis], list | dict) else _text(item[axis])
-                for axis, place in zip(axes, places, strict=True)
+        for indices in itertools.product(*(range(len(axis)) for axis in axes.values())):
+            item = {axis: axes[axis][index] for axis, index in zip(axes, indices, strict=True)}
+            parts = [
+                f"{axis}{index}" if isinstance(item[axis], list | dict) else _text(item[axis])
+                for axis, index in zip(axes, indices, strict=True)
             ]
-            key = "-".join(marks)
-            stages.append((f"{name}@{key}", _fill(rest, {**values, "item": item, "key": key})))
+            key = "-".join(parts)
+            stages.append((f"{name}@{key}", _interpolate(template, {**values, "item": item, "key": key})))
         return stages
-    return [(name, _fill(content, values))]
+    return [(name, _interpolate(content, values))]
 
 
 def _stage(name: str, content: dict[str, Any], folder: Path) -> Stage:
     keys: dict[str, list[str]] = {}
     for entry in content.get("params", []):  # a key of params.yaml, or {file: keys}
-        for file, named in entry.items() if isinstance(entry, dict) else [(PARAMS, [entry])]:
-            keys.setdefault(file, []).extend(named)
+        for file, listed in entry.items() if isinstance(entry, dict) else [(PARAMS, [entry])]:
+            keys.setdefault(file, []).extend(listed)
     return Stage(
         name=name,
         cmd=content["cmd"],
         deps=_paths(content.get("deps", [])),
         outs=_paths(content.get("outs", [])),
-        params={file: {key: look_up(key, _read(folder, file)) for key in named} for file, named in keys.items()},
+        params={file: {key: look_up(key, _read(folder, file)) for key in listed} for file, listed in keys.items()},
         meta=content.get("meta", {}),
     )
 
 
 def _paths(entries: list[str | dict[str, Any]]) -> list[str]:
-    """An entry may have settings: `- data/x: {cache: false}`."""
+    """Paths of deps or outs; an entry may have settings: `- data/x: {cache: false}`."""
     return [next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries]
 
 
@@ -116,12 +116,12 @@ def _parse(content: bytes) -> dict[str, Any]:
 REFERENCE = re.compile(r"\$\{\s*([\w.\[\]-]+)\s*\}")
 
 
-def _fill(content: Any, values: dict[str, Any]) -> Any:
-    """Replace `${...}` by values: by the value itself if it is the whole string, else by its text."""
+def _interpolate(content: Any, values: dict[str, Any]) -> Any:
+    """Replace `${...}` by values: the value itself if the reference is the whole string, else its text."""
     if isinstance(content, dict):
-        return {_fill(key, values): _fill(value, values) for key, value in content.items()}
+        return {_interpolate(key, values): _interpolate(value, values) for key, value in content.items()}
     if isinstance(content, list):
-        return [_fill(value, values) for value in content]
+        return [_interpolate(value, values) for value in content]
     if not isinstance(content, str):
         return content
     whole = REFERENCE.fullmatch(content)
@@ -131,12 +131,13 @@ def _fill(content: Any, values: dict[str, Any]) -> Any:
 
 
 def look_up(key: str, values: dict[str, Any]) -> Any:
-    """key: such as `finetune.epochs` or `numbers[1]`."""
-    found: Any = values
+    """The value of a key such as `finetune.epochs` or `numbers[1]`."""
+    value: Any = values
     for part in re.findall(r"[\w-]+", key):
-        found = found[int(part)] if isinstance(found, list) else found[part]
-    return found
+        value = value[int(part)] if isinstance(value, list) else value[part]
+    return value
 
 
 def _text(value: Any) -> str:
+    """A value as DVC writes it into a string."""
     return str(value).lower() if isinstance(value, bool) else str(value)

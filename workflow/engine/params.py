@@ -1,11 +1,11 @@
-"""The schema of params.yaml. `python -m workflow.engine.params` checks the file; every stage does so first."""
+"""The schema of params.yaml. `python -m workflow.engine.params` checks the file; every stage checks it, too, before it starts."""
 
 from __future__ import annotations
 
 import re
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -67,9 +67,12 @@ class Finetune(_Section):
 
 
 # What a point of the sweep may replace: any setting of `finetune`, and the seed.
-_hints = get_type_hints(Finetune, include_extras=True)
-Point: Any = TypedDict("Point", {**{key: _hints[key] for key in Finetune.model_fields}, "seed": Seed}, total=False)  # type: ignore[misc]
-Point.__pydantic_config__ = STRICT
+if TYPE_CHECKING:
+    Point = dict[str, Any]
+else:
+    _hints = get_type_hints(Finetune, include_extras=True)
+    Point = TypedDict("Point", {**{key: _hints[key] for key in Finetune.model_fields}, "seed": Seed}, total=False)
+    Point.__pydantic_config__ = STRICT
 
 
 class Evaluate(_Section):
@@ -113,7 +116,7 @@ class Params(_Section):
 
 
 def load(path: Path = Path("params.yaml")) -> Params:
-    """Raises Problem with each wrong key, its value and what is allowed."""
+    """Raises Problem that names each wrong key, its value and what is allowed."""
     try:
         raw = yaml.safe_load(path.read_text("utf-8"))
     except FileNotFoundError:
@@ -149,7 +152,7 @@ def _keys_beside(location: tuple[str, ...]) -> list[str]:
 
 
 def check() -> None:
-    """Stop before anything runs if params.yaml is wrong: DVC and Snakemake would name a file, not the key."""
+    """Exit before any stage runs if params.yaml is wrong: DVC and Snakemake would name a file, but not the key."""
     try:
         folder = load().data.folder
         if not Path(folder).is_dir():

@@ -20,19 +20,19 @@ from ..files import IGNORED, digest, write_json
 from . import dag, energy, params
 from .errors import Problem
 
-RECEIPTS = Path("data/receipts")  # of the results that are here: they travel with the results
-SPENT = Path("data/ledger/spent")  # of every run in this clone, failed runs included: these stay
-RETIRED = Path("data/retired")  # results that no stage of dvc.yaml leaves any more
+RECEIPTS = Path("data/receipts")  # of the current results; DVC shares them with the results
+SPENT = Path("data/ledger/spent")  # of every stage run in this clone, including failed ones; never shared
+RETIRED = Path("data/retired")  # results that no stage of dvc.yaml produces any more
 VERSIONS = "workflow/versions.yaml"
 
 Run = Callable[[params.Params, dict[str, Path], dict[str, Path]], dict[str, Any] | None]
 
 
 def main(name: str, run: Run) -> None:
-    """Run one stage as dvc.yaml describes it, and exit. The command line names the item of a `foreach` stage.
+    """Run one stage as dvc.yaml describes it. For a `foreach` stage, the command line names the item.
 
-    run(params, inputs, outputs): folders by their name below data/, without the item: "model", "wordpieces/train";
-    may return facts for the receipt.
+    run(params, inputs, outputs): gets the folders by their name below data/, without the item, such as "model" or
+    "wordpieces/train"; may return facts for the receipt.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a cancelled job cleans up like a failed one
     try:
@@ -41,30 +41,30 @@ def main(name: str, run: Run) -> None:
         stages = dag.load()
         if name not in stages:
             raise Problem(f"dvc.yaml has no such stage; it has: {', '.join(stages)}")
-        _warn_of_versions(stages[name])
+        _warn_about_versions(stages[name])
         _retire(stages[name], stages)
         _execute(stages[name], run, settings)
     except Problem as problem:
         sys.exit(f"{name}: error: {problem}")
 
 
-def _warn_of_versions(stage: dag.Stage) -> None:
-    """The stage's key names versions of packages; with others installed, the result belongs to another key."""
+def _warn_about_versions(stage: dag.Stage) -> None:
+    """Warn if installed versions differ from those in the stage's params: DVC would cache the result under those."""
     expected = stage.params.get(VERSIONS, {})
     installed = {package: metadata.version(package).partition("+")[0] for package in expected}
-    other = [f"{p} {installed[p]} (expected {v})" for p, v in expected.items() if installed[p] != v]
-    if other:
+    differing = [f"{p} {installed[p]} (expected {v})" for p, v in expected.items() if installed[p] != v]
+    if differing:
         print(
-            f"{stage.name}: warning: installed versions are not those of {VERSIONS}: {', '.join(other)}. Results may "
+            f"{stage.name}: warning: installed versions are not those of {VERSIONS}: {', '.join(differing)}. Results may "
             "differ slightly. `make setup` installs the expected versions",
             file=sys.stderr,
         )
 
 
 def _retire(stage: dag.Stage, stages: dict[str, dag.Stage]) -> None:
-    """Move results of stages that are gone, such as a point taken off the sweep, out of the folders that a stage reads.
+    """Move results of stages that no longer exist, such as a removed point of the sweep, out of the stage's deps.
 
-    DVC hashes such a folder whole, and a clone that pulls has only what today's stages leave.
+    DVC hashes a dep as a whole folder, and in a clone that pulls, the folder holds only outs of existing stages.
     """
     outs = [Path(out) for other in stages.values() for out in other.outs]
     for dep in map(Path, stage.deps):
@@ -76,10 +76,11 @@ def _retire(stage: dag.Stage, stages: dict[str, dag.Stage]) -> None:
                 shutil.rmtree(target, ignore_errors=True)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.move(path, target)
-                print(f"{stage.name}: no stage leaves {path} any more: moved to {target}")
+                print(f"{stage.name}: no stage produces {path} any more: moved to {target}")
 
 
 def _folders(stage: dag.Stage, paths: list[str]) -> dict[str, Path]:
+    """The folders among a stage's deps or outs, by their name below data/, without the item."""
     item = stage.name.partition("@")[2]
     folders = [Path(path) for path in paths if Path(path).parts[0] == "data" and RECEIPTS not in Path(path).parents]
     return {"/".join(p.parts[1:-1] if p.name == item else p.parts[1:]): p for p in folders}
@@ -96,9 +97,9 @@ def _execute(stage: dag.Stage, run: Run, settings: params.Params) -> None:
         "git_commit": _git_commit(),
         "started": datetime.now(UTC).isoformat(timespec="milliseconds"),
     }
-    begin, used = time.perf_counter(), energy.Energy()
+    start, consumption = time.perf_counter(), energy.Energy()
     try:
-        with energy.metered(settings.carbon.country, settings.carbon.pue, used):
+        with energy.metered(settings.carbon.country, settings.carbon.pue, consumption):
             facts = run(settings, inputs, outputs) or {}
     except BaseException:
         for path in outputs.values():
@@ -107,8 +108,8 @@ def _execute(stage: dag.Stage, run: Run, settings: params.Params) -> None:
         raise
     finally:
         receipt |= {
-            "seconds": round(time.perf_counter() - begin, 3),
-            **asdict(used),
+            "seconds": round(time.perf_counter() - start, 3),
+            **asdict(consumption),
             "pue": settings.carbon.pue,
             **facts,
             "params": settings.model_dump(),
@@ -122,7 +123,7 @@ def _execute(stage: dag.Stage, run: Run, settings: params.Params) -> None:
 
 
 def _git_commit() -> str:
-    """Of the code that runs; `-dirty` if files differ from the commit."""
+    """The commit of the code that runs, with `-dirty` if files differ from it; "none" without git."""
     try:
         git = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
         return subprocess.run(git, capture_output=True, text=True).stdout.strip() or "none"

@@ -46,7 +46,7 @@ def fetch(source: str, sha256: dict[str, str], folder: Path) -> int:
                 raise Problem(f"weights.source {source} has no {required}: weights must be safetensors, never pickles")
         for file, expected in sha256.items():
             path = found.folder / file
-            actual = digest(path) if path.is_file() else "missing"
+            actual = digest(path) if path.is_file() else "no such file"
             if actual != expected:
                 raise Problem(f"weights.sha256.{file}: {source} has {actual}, params.yaml expects {expected}")
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import spacy
 from spacy.attrs import NORM, ORTH, SENT_START
 from spacy.tokens import Doc, DocBin, Span
@@ -70,3 +71,31 @@ def test_attributes_that_no_token_has_are_left_out(tmp_path):
     docs = [spacy.blank("en")("Neither tags nor heads.")]
     shards.write(iter(docs), tmp_path, shard_docs=10)
     assert DocBin().from_disk(tmp_path / "00000.spacy").attrs == [ORTH, NORM, SENT_START]
+
+
+def scrambled(shard):
+    """As if DocBin had begun to order its attributes otherwise."""
+    attrs = DocBin().attrs
+    packed = DocBin(docs=shard, store_user_data=True)
+    packed.attrs = [*attrs[1:], attrs[0]]
+    return packed.to_bytes()
+
+
+@pytest.mark.parametrize("change", [("Packer", None), ("Unpacker", None), ("_pack", scrambled)], ids=lambda c: c[0])
+def test_docbin_takes_over_if_its_format_is_another(tiny, tmp_path, monkeypatch, change):
+    vocab, docs = annotated(tiny)
+    expected = bytes_of(docs)
+    shards._docbin_reads_shards.cache_clear()
+    monkeypatch.setattr(shards, *change)
+    try:
+        assert not shards._docbin_reads_shards()
+        shards.write(iter(docs), tmp_path, shard_docs=10)
+        assert bytes_of(shards.read(shards.files(tmp_path), vocab)) == expected
+    finally:
+        shards._docbin_reads_shards.cache_clear()
+    assert bytes_of(DocBin(store_user_data=True).from_disk(tmp_path / "00000.spacy").get_docs(Vocab())) == expected
+
+
+def test_shards_are_packed_here_with_the_docbin_of_today():
+    shards._docbin_reads_shards.cache_clear()
+    assert shards._docbin_reads_shards()

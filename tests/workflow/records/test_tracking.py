@@ -149,6 +149,25 @@ def test_what_somebody_else_computed_is_no_training_here(finished, tmp_path):
     assert parent.data.metrics["energy/wh_reused"] == pytest.approx(parent.data.metrics["energy/wh"])
 
 
+def test_results_are_recorded_without_the_view(finished, tmp_path, monkeypatch, capsys):
+    """If MLflow refuses the tag in which the view is stored, the link leads to its usual table."""
+    from workflow.records.tracking import client, view
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setattr(view, "TAG", "a name; that MLflow refuses")
+    connection = client.connect()
+    experiment = client.experiment_id(connection, "rootstock")
+    view.share(connection, experiment)
+    assert "MLflow: the view 'results' was not stored (" in capsys.readouterr().err
+    assert view.page("rootstock").endswith(f"/experiments/{experiment}/runs")
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    view.share(connection, experiment)
+    assert view.page("rootstock").endswith("runs?viewStateShareKey=results&compareRunsMode=CHART")
+
+
 JOB = """
 import sys
 from workflow.engine import params

@@ -26,10 +26,10 @@ def test_a_folder(minilm, tmp_path):
 
 def test_a_digest_that_differs_leaves_nothing(minilm, tmp_path):
     with pytest.raises(
-        Problem, match=rf"weights.sha256.config.json: path:.* delivers [0-9a-f]{{64}}, params.yaml has {'0' * 64}"
+        Problem, match=rf"weights.sha256.config.json: path:.* has [0-9a-f]{{64}}, params.yaml expects {'0' * 64}"
     ):
         fetch(f"path:{minilm}", {"config.json": "0" * 64}, tmp_path / "weights")
-    with pytest.raises(Problem, match="delivers missing"):
+    with pytest.raises(Problem, match=r"has no such file, params\.yaml expects 0"):
         fetch(f"path:{minilm}", {"spiece.model": "0" * 64}, tmp_path / "weights")
     assert not (tmp_path / "weights").exists()
 
@@ -49,7 +49,7 @@ def test_only_safetensors(minilm, tmp_path):
     (tmp_path / "old").mkdir()
     (tmp_path / "old/config.json").write_text("{}")
     (tmp_path / "old/pytorch_model.bin").write_bytes(b"")
-    with pytest.raises(Problem, match=r"has no model.safetensors: only safetensors are taken, never pickles"):
+    with pytest.raises(Problem, match=r"has no model.safetensors: weights must be safetensors, never pickles"):
         fetch(f"path:{tmp_path / 'old'}", {}, tmp_path / "weights")
     with pytest.raises(Problem, match="folder not found"):
         fetch(f"path:{tmp_path / 'none'}", {}, tmp_path / "weights")
@@ -74,7 +74,7 @@ def test_the_hub_through_its_own_cache(minilm, tmp_path, monkeypatch):
 
 def test_a_hub_out_of_reach_says_what_to_do(tmp_path):
     with pytest.raises(
-        Problem, match=r"hf:some/other@main cannot be had .* set weights.source to path:FOLDER"
+        Problem, match=r"hf:some/other@main cannot be downloaded .* set weights.source to path:FOLDER"
     ) as caught:
         fetch("hf:some/other@main", {}, tmp_path / "weights")
     assert "\n" not in str(caught.value)

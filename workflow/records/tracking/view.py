@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import sys
 import zlib
 from typing import Any
 
@@ -13,6 +14,7 @@ from .client import connect, experiment_id
 COLUMNS = ["dev/accuracy", "test/accuracy", "test/macro_f1", "energy/wh", "energy/wh_reused", "energy/seconds"]
 CURVES = ["train/loss", "train/dev_accuracy"]
 VIEW = "results"
+TAG = f"mlflow.sharedViewState.{VIEW}"
 
 
 def share(client: Any, experiment: str) -> None:
@@ -21,6 +23,8 @@ def share(client: Any, experiment: str) -> None:
     MLflow's "Share" button stores such a view as a tag of the experiment, in a form that is not documented: a version
     that reads another form shows its usual table.
     """
+    from mlflow.exceptions import MlflowException
+
     scatter = {"xaxis": {"key": "energy/wh", "type": "METRIC"}, "yaxis": {"key": "test/accuracy", "type": "METRIC"}}
     lines: list[dict[str, Any]] = [
         {"type": "LINE", "metricKey": key, "selectedMetricKeys": [key], "xAxisKey": "step"} for key in CURVES
@@ -38,14 +42,18 @@ def share(client: Any, experiment: str) -> None:
         "isAccordionReordered": True,
     }
     packed = base64.b64encode(zlib.compress(json.dumps(view).encode())).decode()
-    client.set_experiment_tag(experiment, f"mlflow.sharedViewState.{VIEW}", f"deflate;{packed}")
+    try:
+        client.set_experiment_tag(experiment, TAG, f"deflate;{packed}")
+    except MlflowException as error:  # runs can be compared without it
+        print(f"MLflow: the view '{VIEW}' was not stored ({str(error).splitlines()[0]})", file=sys.stderr)
 
 
 def page(experiment: str) -> str:
-    """The address of the view, on the server or where `make ui` starts one."""
+    """The address for comparing results, on the server or where `make ui` starts one: the view, if it is stored."""
     client = connect()
     uri = os.environ["MLFLOW_TRACKING_URI"]
     base = uri if uri.startswith("http") else "http://127.0.0.1:5000"
-    return (
-        f"{base}/#/experiments/{experiment_id(client, experiment)}/runs?viewStateShareKey={VIEW}&compareRunsMode=CHART"
-    )
+    number = experiment_id(client, experiment)
+    runs = f"{base}/#/experiments/{number}/runs"
+    stored = TAG in client.get_experiment(number).tags
+    return f"{runs}?viewStateShareKey={VIEW}&compareRunsMode=CHART" if stored else runs

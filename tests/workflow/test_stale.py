@@ -1,0 +1,157 @@
+"""What makes a stage stale: DVC and Snakemake agree with the table in the docs, and plumbing changes nothing."""
+
+import importlib.util
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.workflow.project import STAGES, Project, ran
+from workflow.engine import dag
+from workflow.files import digest
+
+PROFILE = ["snakemake", "--profile", "workflow/profiles/default"]
+
+
+@pytest.fixture(scope="module")
+def project(finished, tmp_path_factory) -> Project:
+    return finished.copy(tmp_path_factory.mktemp("stale") / "project")
+
+
+def stale(project: Project) -> set[str]:
+    """The stages that DVC calls changed."""
+    return set(re.findall(r"^([\w@]+):$", project.call("dvc", "status").stdout, re.MULTILINE))
+
+
+def change(path: Path) -> None:
+    """Change a file, or a module of a folder."""
+    module = path if path.is_file() else sorted(p for p in path.rglob("*.py") if p.name != "__init__.py")[0]
+    comment = "#" if module.suffix in (".py", ".toml") else ""
+    module.write_text(module.read_text() + f"{comment}\n")
+
+
+def test_a_change_of_engine_and_records_makes_nothing_stale(project, tmp_path):
+    copy = project.copy(tmp_path / "copy")
+    assert stale(copy) == set()
+    assert "Nothing to be done" in copy.call(*PROFILE, "--dry-run").stdout
+    modules = [p for room in ("engine", "records") for p in (copy.folder / "workflow" / room).rglob("*.py")]
+    assert len(modules) > 15
+    for module in [*modules, copy.folder / "workflow/records/report.html", copy.folder / "Snakefile"]:
+        change(module)
+    copy.set(**{"tracking.experiment": "another", "carbon.country": "FRA", "carbon.pue": 1.5})
+    assert stale(copy) == set()
+    assert "Nothing to be done" in copy.call(*PROFILE, "--dry-run").stdout
+
+
+def test_results_do_not_depend_on_engine_and_records(project, tmp_path):
+    """Without a tracking server and without a meter, training and evaluation give the same bytes."""
+    copy = project.copy(tmp_path / "copy")
+    outs = [copy.folder / "data/model/base", copy.folder / "data/evaluation/base"]
+    before = [digest(out) for out in outs]
+    energy = copy.folder / "workflow/engine/energy.py"
+    meter, _, _ = energy.read_text().partition("@contextmanager")
+    energy.write_text(meter + "@contextmanager\ndef metered(country, pue, energy):\n    yield\n")
+    copy.tracking_uri = "http://127.0.0.1:9"
+    for stage, out in zip(("finetune@base", "evaluate@base"), outs, strict=True):
+        shutil.rmtree(out)
+        done = copy.stage(stage)
+        assert ("not logging while training" in done.stderr) == (stage == "finetune@base")
+    assert [digest(out) for out in outs] == before
+
+
+def generate():
+    """docs/generate.py, which draws the table."""
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs/generate.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+COMPUTING = {"encode", "finetune@base", "evaluate@base"}
+CUTTING = {"wordpiece@train", "wordpiece@dev", "wordpiece@test"}
+READING = {"sentencize@train", "sentencize@dev", "sentencize@test"}
+PACKING = {"package", "package_weights"}
+
+# A change, and the stages that are stale at once.
+CHANGES = {
+    "workflow/stages/finetune.py": {"finetune@base"},
+    "workflow/corpus/rows.py": READING,
+    "workflow/model/scores.py": {"finetune@base", "evaluate@base", "compare"},
+    "src/rootstock/encoder": COMPUTING | PACKING,
+    "src/rootstock/pieces": CUTTING | COMPUTING | PACKING,
+    "src/rootstock/training/distributed.py": {"finetune@base"} | PACKING,
+    "src/rootstock/classifiers.py": PACKING,
+    "src/rootstock/components/release.py": PACKING,
+    "data/few/train.jsonl": READING,
+    "finetune.epochs": {"finetune@base"},
+    "evaluate.resamples": {"evaluate@base"},
+    "data.dev_fraction": READING,
+    "torch": COMPUTING,
+    "spacy": READING | CUTTING | COMPUTING | PACKING,
+}
+
+
+@pytest.mark.parametrize("changed", CHANGES)
+def test_dvc_agrees_with_the_table(project, tmp_path, changed):
+    versions = project.folder / "workflow/versions.yaml"
+    path = project.folder / changed
+    if path.exists():
+        kept = {p: p.read_bytes() for p in ([path] if path.is_file() else path.rglob("*.py"))}
+        if path.suffix == ".jsonl":
+            path.write_text(path.read_text() + '\n{"text": "One more row.", "label": "positive"}\n')
+        else:
+            change(path)
+    elif "." in changed:
+        path = project.folder / "params.yaml"
+        kept = {path: path.read_bytes()}
+        project.set(**{changed: {"data.dev_fraction": 0.2}.get(changed, 51)})
+    else:
+        kept = {versions: versions.read_bytes()}
+        versions.write_text(re.sub(rf"^({changed}): .*$", r'\1: "99.0"', versions.read_text(), flags=re.MULTILINE))
+    try:
+        assert stale(project) == CHANGES[changed]
+    finally:
+        for file, content in kept.items():
+            file.write_bytes(content)
+    assert generate().stale(changed, dag.load(project.folder)) == CHANGES[changed]
+
+
+def test_a_package_that_no_stage_computes_with_is_in_no_key():
+    listed = {package for stage in STAGES.values() for package in stage.params.get("workflow/versions.yaml", {})}
+    assert listed == {"numpy", "spacy", "spacy-alignments", "thinc", "tokenizers", "torch", "transformers"}
+
+
+def test_a_stage_warns_of_other_versions(project, tmp_path):
+    copy = project.copy(tmp_path / "copy")
+    versions = copy.folder / "workflow/versions.yaml"
+    versions.write_text(re.sub(r"^spacy: .*$", 'spacy: "99.0"', versions.read_text(), flags=re.MULTILINE))
+    printed = copy.stage("sentencize@test").stderr
+    assert re.search(r"^sentencize@test: warning: installed versions .*: spacy [\d.]+ \(expected 99\.0\)\.", printed)
+    assert "warning" not in project.stage("sentencize@test").stderr
+
+
+def test_a_point_that_is_taken_off_leaves_the_comparison(project, tmp_path):
+    """Its folders are moved out of the way, so that a clone that pulls has what DVC recorded."""
+    copy = project.copy(tmp_path / "copy")
+    copy.set(sweep={"base": {}, "hot": {"learning_rate": 1e-3}})
+    assert ran(copy.call("dvc", "repro").stdout) == ["finetune@hot", "evaluate@hot", "compare", "package"]
+    assert "hot" in (copy.folder / "data/comparison/points.csv").read_text()
+    copy.set(sweep={"base": {}})
+    assert (copy.folder / "data/model/hot").is_dir(), "its folder still lies there"
+    printed = copy.call("dvc", "repro").stdout
+    assert ran(printed) == ["compare"], "the package of this comparison is in the run cache"
+    assert "no stage leaves data/model/hot any more: moved to data/retired/model/hot" in printed
+    assert "hot" not in (copy.folder / "data/comparison/points.csv").read_text()
+    assert "recorded run" in copy.module("records.ledger").stdout
+    assert stale(copy) == set() and ran(copy.call("dvc", "repro").stdout) == []
+
+    copy.call("dvc", "remote", "add", "--default", "store", str(tmp_path / "store"))
+    copy.call("dvc", "push", "--run-cache")
+    copy.commit()
+    clone = copy.clone(tmp_path / "clone")
+    shutil.copytree(copy.folder / "data/few", clone.folder / "data/few", dirs_exist_ok=True)
+    clone.call("dvc", "pull", "--run-cache")
+    assert ran(clone.call("dvc", "repro").stdout) == []
+    assert not (clone.folder / "data/model/hot").exists()
