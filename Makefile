@@ -23,8 +23,8 @@ oldest: ## run the library's tests on the oldest versions of its dependencies th
 	  $$($(PYTHON) -c 'import re, tomllib; print(*[re.sub(">=([0-9.]+).*", r"==\1", d) for d in tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"]])')
 	@.venv/oldest/bin/python -m pytest -n 2 --dist loadfile tests/rootstock tests/test_examples.py
 
-bench: $(READY) $(PEERS) ## compare with the peers: an hour; `python -m benchmarks encode` runs one part
-	@dvc repro # the weights, and a DAG with nothing left to do
+bench: $(READY) $(PEERS) ## run all benchmarks against the peers, which takes an hour; `python -m benchmarks encode` runs one
+	@dvc repro # fetches the weights; a DAG that is up to date is measured
 	@python -m benchmarks
 
 $(PEERS): benchmarks/requirements-peers.txt
@@ -43,7 +43,7 @@ docs: $(READY) ## build the documentation site in docs/_build/html; a broken lin
 	@echo "docs    docs/_build/html/index.html"
 
 ui: $(READY) ## compare runs in the browser
-	@python -m workflow.records.ledger || true # fails while a stage runs: there is nothing complete to record
+	@python -m workflow.records.ledger || true # fails while a stage runs, when there is no complete result to record
 	@case "$$MLFLOW_TRACKING_URI" in \
 	  http*) echo "MLflow runs at $$MLFLOW_TRACKING_URI" ;; \
 	  *) mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" ;; \
@@ -69,7 +69,7 @@ lock: ## renew requirements.lock from the ranges in pyproject.toml, and workflow
 	@rm -r .venv/lock
 	@$(MAKE) --silent versions
 
-versions: # a newer version of these packages makes the stages stale that use them
+versions: # a new version of one of these packages makes the stages that use it stale
 	@{ echo "# Versions of the packages that determine results, from requirements.lock ('make lock'). Stages depend on them as DVC params."; \
 	   sed -nE 's/^(numpy|spacy|spacy-alignments|thinc|tokenizers|torch|transformers)==(.*)/\1: "\2"/p' requirements.lock; } > workflow/versions.yaml
 

@@ -1,16 +1,16 @@
-# Generates its rules from dvc.yaml: nothing about the DAG is written here.
-# `snakemake --profile workflow/profiles/default` on this machine, `workflow/profiles/slurm` on a cluster.
+# Generates its rules from dvc.yaml, which alone defines the DAG.
+# Run `snakemake --profile workflow/profiles/default` on this machine, `workflow/profiles/slurm` on a cluster.
 import sys
 
 sys.path.insert(0, workflow.basedir)
 from workflow.engine import dag, snake
 
-if workflow.is_main_process:  # jobs read this file too
+if workflow.is_main_process:  # jobs read this file, too
     from workflow.engine.params import check
 
     check()
 STAGES = dag.load()
-snake.settle(STAGES)
+snake.mark_up_to_date(STAGES)
 
 
 rule all:
@@ -31,7 +31,7 @@ for stage in STAGES.values():
             [out if out.endswith(".json") else directory(out) for out in stage.outs],
         log:
             f".snakemake/log/{stage.name}.log",
-        conda: # used with `--sdm conda`; otherwise jobs run in the environment of Snakemake
+        conda: # used with `--sdm conda`; otherwise jobs run in Snakemake's environment
             "workflow/environment.yaml"
         params:
             cmd=stage.cmd if isinstance(stage.cmd, str) else " && ".join(stage.cmd),

@@ -9,7 +9,7 @@ SRC = ROOT / "src"
 
 
 def imported(path: Path, typing: bool = False) -> set[str]:
-    """Dotted names that a module imports anywhere. typing: also those under `if TYPE_CHECKING`."""
+    """Dotted names that a module imports, also inside functions. typing: also those under `if TYPE_CHECKING`."""
     tree = ast.parse(path.read_text())
     package = path.parent.relative_to(SRC if path.is_relative_to(SRC) else ROOT).parts
     ignored = {
@@ -25,23 +25,23 @@ def imported(path: Path, typing: bool = False) -> set[str]:
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            above = package[: len(package) - node.level + 1] if node.level else ()
-            base = ".".join([*above, *filter(None, [node.module])])
+            parents = package[: len(package) - node.level + 1] if node.level else ()
+            base = ".".join([*parents, *filter(None, [node.module])])
             names.update([base, *(f"{base}.{alias.name}" for alias in node.names)])
     return names
 
 
 def files_of(name: str) -> list[Path]:
-    """The files of this project that importing a dotted name runs."""
-    parts = Path(*name.split("."))
-    found = []
+    """The files of this project that the import of a dotted name runs."""
+    path = Path(*name.split("."))
+    files = []
     for root in (ROOT, SRC):
-        found += [p for p in (root / parts.with_suffix(".py"), root / parts / "__init__.py") if p.is_file()]
-    return found
+        files += [p for p in (root / path.with_suffix(".py"), root / path / "__init__.py") if p.is_file()]
+    return files
 
 
 def closure(*paths: Path, typing: bool = False) -> set[Path]:
-    """These files, and the files of this project that they import, directly or not."""
+    """These files, and the files of this project that they import, directly or indirectly."""
     found: set[Path] = set()
     todo = list(paths)
     while todo:
@@ -53,5 +53,5 @@ def closure(*paths: Path, typing: bool = False) -> set[Path]:
 
 
 def packages(paths: set[Path]) -> set[str]:
-    """The top-level names that these files import."""
+    """The top-level packages that these files import."""
     return {name.partition(".")[0] for path in paths for name in imported(path)}

@@ -127,7 +127,7 @@ def check_head(nlp, needs_windows=True):
         states = docs[0]._.trf_last_hidden_state
         assert (docs[0]._.trf_class_states if states is None else states).dtype == "float64"
         textcat.learn(docs, examples, 0.0)
-        tok2vec.head_updated("trf_textcat")
+        tok2vec.backward.head_updated("trf_textcat")
 
     check_gradients(nlp, loss, backward)
 

@@ -1,4 +1,4 @@
-"""Real servers on loopback, from Debian's packages, for the time of a test; each is stopped by its process."""
+"""Real servers from Debian packages, which listen on loopback for the duration of a test."""
 
 import os
 import shutil
@@ -11,27 +11,30 @@ PATH = f"/usr/sbin:{os.environ['PATH']}"
 
 
 def missing(*names: str) -> str:
-    """Those programs that are not there."""
+    """The programs that are not installed."""
     return ", ".join(name for name in names if shutil.which(name, path=PATH) is None)
 
 
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
 
 
 def listens(port: int) -> bool:
-    with socket.socket() as tried:
-        return tried.connect_ex(("127.0.0.1", port)) == 0
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0
 
 
 class Daemons:
+    """A group of servers that start and stop together; a context manager. Their logs are in the folder."""
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.running: dict[str, subprocess.Popen] = {}
 
     def up(self) -> None:
+        """Start all servers, and wait until they are ready."""
         raise NotImplementedError
 
     def down(self) -> None:
@@ -59,10 +62,11 @@ class Daemons:
         process.terminate()
         process.wait(30)
 
-    def wait(self, holds, otherwise: str, seconds: int = 60) -> None:
+    def wait(self, condition, failure: str, seconds: int = 60) -> None:
+        """Wait until condition() is true. failure: the message if it does not become true in time."""
         end = time.monotonic() + seconds
-        while not holds():
-            assert time.monotonic() < end, otherwise + "\n" + self.logs()
+        while not condition():
+            assert time.monotonic() < end, failure + "\n" + self.logs()
             time.sleep(0.2)
 
     def logs(self) -> str:

@@ -1,4 +1,4 @@
-"""A real MLflow server on loopback, for one test; its store outlives it, so that it can go down and come back."""
+"""A real MLflow server on loopback, for one test. Its store is kept when it stops, so that it can be restarted."""
 
 import os
 import signal

@@ -1,7 +1,8 @@
-"""A copy of this project in a folder of its own, with the real configuration made small."""
+"""Copies of this project for tests, with its real configuration made small."""
 
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -13,21 +14,24 @@ from tests.conftest import ROOT
 from workflow.engine import dag
 
 STAGES = dag.load(ROOT)
+SNAKEMAKE = ["snakemake", "--profile", "workflow/profiles/default"]
 
 
 class Project:
-    home: Path | None = None
-    tracking_uri: str | None = None  # of an MLflow server
+    """A copy of this project, without results, in a Git repository of its own."""
+
+    home: Path | None = None  # HOME of the commands that it runs; None for that of the tests
+    tracking_uri: str | None = None  # of an MLflow server; None for the local store
 
     def __init__(self, folder: Path, **changes) -> None:
         self.folder = folder
-        listed = subprocess.run(
+        git_files = subprocess.run(
             ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
             cwd=ROOT,
             capture_output=True,
             check=True,
         )
-        for name in listed.stdout.decode().split("\0"):
+        for name in git_files.stdout.decode().split("\0"):
             if name and name != "dvc.lock" and (ROOT / name).is_file():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(ROOT / name, folder / name)
@@ -35,38 +39,39 @@ class Project:
         self.set(**changes)
 
     def set(self, **changes) -> None:
-        """Change params.yaml: {"section.key": value}, or {"section": value}."""
+        """Change params.yaml: set(**{"section.key": value}), or set(section=value)."""
         path = self.folder / "params.yaml"
         params = yaml.safe_load(path.read_text())
         for key, value in changes.items():
             *sections, name = key.split(".")
-            place = params
+            mapping = params
             for section in sections:
-                place = place[section]
-            place[name] = value
+                mapping = mapping[section]
+            mapping[name] = value
         path.write_text(yaml.safe_dump(params, sort_keys=False))
 
-    def copy(self, folder: Path, tracked: bool = False) -> "Project":
-        """The same project with the same results, in a folder of its own; with its runs in MLflow, or a new store."""
-        ignored = shutil.ignore_patterns(*([] if tracked else ["mlflow.db*"]), "mlruns")
+    def copy(self, folder: Path, keep_runs: bool = False) -> "Project":
+        """A copy of the project with its results. keep_runs: with its runs in MLflow, too, instead of an empty store."""
+        ignored = shutil.ignore_patterns(*([] if keep_runs else ["mlflow.db*"]), "mlruns")
         shutil.copytree(self.folder, folder, ignore=ignored, symlinks=True)
         other = Project.__new__(Project)
         other.folder = folder
         return other
 
     def commit(self) -> None:
+        """Commit all files to Git."""
         self.call("git", "add", "--all")
         self.call("git", "-c", "user.name=a", "-c", "user.email=a@example.org", "commit", "--quiet", "-m", "a run")
 
     def clone(self, folder: Path) -> "Project":
-        """What git has of it, for somebody else with a HOME of their own."""
+        """A Git clone of the project, for another user with another HOME."""
         self.call("git", "clone", "--quiet", str(self.folder), str(folder))
         other = Project.__new__(Project)
         other.folder, other.home = folder, folder / "home"
         return other
 
-    def call(self, *command: str, check: bool = True) -> subprocess.CompletedProcess:
-        """Run a command of the environment that runs the tests."""
+    def environment(self) -> dict[str, str]:
+        """Environment variables for the project's commands: those of the tests, without settings for MLflow, DVC, Python and OpenMP."""
         env = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "DVC_", "PYTHON", "OMP_"))}
         env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
         if self.home is not None:
@@ -74,7 +79,11 @@ class Project:
         if self.tracking_uri is not None:
             env["MLFLOW_TRACKING_URI"] = self.tracking_uri
         env["PYTHONPATH"] = str(self.folder / "src")
-        done = subprocess.run(command, cwd=self.folder, env=env, capture_output=True, text=True)
+        return env
+
+    def call(self, *command: str, check: bool = True) -> subprocess.CompletedProcess:
+        """Run a command in the virtual environment of the tests. check: it must succeed."""
+        done = subprocess.run(command, cwd=self.folder, env=self.environment(), capture_output=True, text=True)
         assert not check or done.returncode == 0, done.stdout + done.stderr
         return done
 
@@ -87,9 +96,13 @@ class Project:
         """Run a module of workflow/."""
         return self.call(sys.executable, "-m", f"workflow.{name}", *arguments, check=check)
 
+    def stale_stages(self) -> set[str]:
+        """The stages that `dvc status` reports as changed."""
+        return set(re.findall(r"^([\w@]+):$", self.call("dvc", "status").stdout, re.MULTILINE))
+
 
 def small(weights: Path, **changes) -> dict:
-    """Local weights without a pinned digest, and a short training."""
+    """Changes of params.yaml: local weights without a pinned digest, and a short training."""
     return {
         "threads": 1,
         "weights.source": f"path:{weights}",
@@ -101,13 +114,14 @@ def small(weights: Path, **changes) -> dict:
 
 
 def shorten(project: Project, source: Path, folder: str = "data/few", **sizes: int) -> None:
-    """Some rows of a data set, chosen at random."""
+    """Write a random sample of a data set's rows to a folder of the project. sizes: number of rows of each split."""
     (project.folder / folder).mkdir(parents=True)
     for split, size in sizes.items():
         lines = (source / f"{split}.jsonl").read_text("utf-8").splitlines()
-        chosen = random.Random(0).sample(lines, size)
-        (project.folder / folder / f"{split}.jsonl").write_text("\n".join(chosen), "utf-8")
+        rows = random.Random(0).sample(lines, size)
+        (project.folder / folder / f"{split}.jsonl").write_text("\n".join(rows), "utf-8")
 
 
-def ran(output: str) -> list[str]:
+def executed(output: str) -> list[str]:
+    """The stages that `dvc repro` ran rather than restored, in order, from its output."""
     return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]

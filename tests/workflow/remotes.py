@@ -1,4 +1,4 @@
-"""Real remotes for DVC on this machine, each for the time of a test: sshd, and Swift with its S3 API."""
+"""Real remotes for DVC on this machine, each for the duration of a test: sshd, and Swift with its S3 API."""
 
 import configparser
 import os
@@ -15,7 +15,7 @@ USER = pwd.getpwuid(os.geteuid()).pw_name
 
 
 class Remote(Daemons):
-    """Has what `dvc remote add` and `dvc remote modify` take: a URL and settings for git, secrets for --local."""
+    """A remote, with the arguments of `dvc remote add` and `modify`: URL and settings for Git, secrets for --local."""
 
     name: str
     url: str
@@ -27,7 +27,7 @@ class Remote(Daemons):
 
 
 class Ssh(Remote):
-    """Lets one key in."""
+    """An SSH server that accepts one key."""
 
     name = "ssh"
 
@@ -48,25 +48,26 @@ Subsystem sftp internal-sftp
 """)
 
     @staticmethod
-    def why_not() -> str:
+    def skip_reason() -> str:
+        """Why it cannot run on this machine; empty if it can."""
         names = missing("sshd", "ssh-keygen")
         return f"{names} not found: apt-get install openssh-server" if names else ""
 
     def up(self) -> None:
         for name in ("host", "key"):
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.folder / name], check=True)
-        if os.geteuid() == 0:  # then sshd wants an empty folder for its unprivileged half
+        if os.geteuid() == 0:  # then sshd requires an empty folder for privilege separation
             Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
         self.start("sshd", "-D", "-e", "-f", self.folder / "sshd_config")
         self.wait(lambda: listens(self.port), "sshd does not listen")
 
 
 class S3(Remote):
-    """A bucket on one disk. All its files are in the folder; Debian's own /etc/swift/swift.conf is read, not changed."""
+    """A bucket on one disk. All files are in the folder, except Debian's /etc/swift/swift.conf, which is only read."""
 
     name, url = "s3", "s3://store/results"
     servers = ("account", "container", "object", "proxy")
-    # proxy_logging gives answers to HEAD the Content-Length without which dvc-s3 cannot read them.
+    # dvc-s3 requires Content-Length in responses to HEAD, which proxy_logging adds.
     filters = ("catch_errors", "proxy_logging", "memcache", "s3api", "tempauth", "slo")
 
     def __init__(self, folder: Path) -> None:
@@ -83,17 +84,19 @@ class S3(Remote):
         self.configure("proxy", *self.filters, memcache_servers=cache, **account)
 
     @classmethod
-    def why_not(cls) -> str:
+    def skip_reason(cls) -> str:
+        """Why it cannot run on this machine; empty if it can."""
         if names := missing("memcached", "swift-ring-builder", *(f"swift-{name}-server" for name in cls.servers)):
             packages = " ".join(f"swift-{name}" for name in cls.servers)
             return f"{names} not found: apt-get install {packages} memcached"
         rings = list(Path("/etc/swift").glob("*.ring.gz"))
-        return "this machine has a Swift of its own, in /etc/swift" if rings else ""
+        return "Swift is already in use on this machine, in /etc/swift" if rings else ""
 
     def configure(self, name: str, *filters: str, **settings: object) -> None:
-        here = {"bind_ip": "127.0.0.1", "bind_port": self.ports[name], "swift_dir": self.folder, "user": USER}
+        """Write the configuration of a server. filters: those of its pipeline."""
+        common = {"bind_ip": "127.0.0.1", "bind_port": self.ports[name], "swift_dir": self.folder, "user": USER}
         parser = configparser.RawConfigParser()
-        parser["DEFAULT"] = {**here, "workers": 0, "log_level": "WARNING", **settings}
+        parser["DEFAULT"] = {**common, "workers": 0, "log_level": "WARNING", **settings}
         parser["pipeline:main"] = {"pipeline": " ".join([*filters, f"{name}-server"])}
         parser[f"app:{name}-server"] = {"use": f"egg:swift#{name}"}
         for filter in filters:
@@ -111,5 +114,5 @@ class S3(Remote):
             self.start(f"swift-{name}-server", self.folder / f"{name}.conf", "--verbose")
         self.wait(lambda: all(map(listens, self.ports.values())), "Swift does not listen")
         keys = {f"aws_{name}": value for name, value in self.secrets.items()}
-        where = {"endpoint_url": self.settings["endpointurl"], "region_name": self.settings["region"]}
-        botocore.session.get_session().create_client("s3", **where, **keys).create_bucket(Bucket="store")
+        endpoint = {"endpoint_url": self.settings["endpointurl"], "region_name": self.settings["region"]}
+        botocore.session.get_session().create_client("s3", **endpoint, **keys).create_bucket(Bucket="store")

@@ -1,4 +1,4 @@
-"""A real Slurm on this machine: munged, slurmctld and slurmd from Debian's packages, on loopback, for one test."""
+"""A real Slurm cluster on this machine: munged, slurmctld and slurmd from Debian packages, on loopback, for a test."""
 
 import os
 import secrets
@@ -11,17 +11,17 @@ from tests.workflow.daemons import Daemons, free_port, missing
 ETC, CONFIGURATION = Path("/etc/slurm"), ("slurm.conf", "gres.conf", "cgroup.conf")
 
 
-def why_not() -> str:
-    """What is in the way of a Slurm for tests; empty where nothing is."""
+def skip_reason() -> str:
+    """Why Slurm cannot run on this machine; empty if it can."""
     if names := missing("munged", "slurmctld", "slurmd"):
         return f"{names} not found: apt-get install slurmctld slurmd slurm-client munge"
     if os.geteuid() != 0:
-        return "slurmd wants to be root"
-    return "this machine has a Slurm of its own, in /etc/slurm" if (ETC / "slurm.conf").exists() else ""
+        return "slurmd must run as root"
+    return "Slurm is already in use on this machine, in /etc/slurm" if (ETC / "slurm.conf").exists() else ""
 
 
 class Slurm(Daemons):
-    """One node with two (pretended) GPUs and the partition `main`."""
+    """One node with two fake GPUs, and the partition `main`."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -67,7 +67,7 @@ PartitionName=main Nodes={self.host} Default=YES MaxTime=INFINITE State=UP
         (folder / "munge" / "key").chmod(0o400)
 
     def up(self) -> None:
-        # Snakemake's plugin takes SLURM_CONF from its jobs' environment, so the files must be where Slurm looks.
+        # Snakemake's plugin removes SLURM_CONF from its jobs' environment, so the files must be where Slurm expects them.
         ETC.mkdir(exist_ok=True)
         for name in CONFIGURATION:
             (ETC / name).symlink_to(self.folder / name)

@@ -35,4 +35,4 @@ def folder(inputs: dict[str, Path], split: str, nlp: Language) -> Path:
 
 def settings(tok2vec: Any) -> dict[str, Any]:
     """The settings that the features depend on, besides weights and wordpieces."""
-    return {"precision": tok2vec.precision}
+    return {"precision": tok2vec.precision, "kernels": tok2vec.encoder["kernels"]}

@@ -74,9 +74,8 @@ def read(
                 yield row
 
 
-Parsed = Iterator[
-    tuple[int, Callable[[], dict[str, Any]]]
-]  # line number; function that returns the record or raises BadRow
+# Line number, and a function that returns the record or raises BadRow.
+Parsed = Iterator[tuple[int, Callable[[], dict[str, Any]]]]
 
 
 def _json_lines(file: Any) -> Parsed:

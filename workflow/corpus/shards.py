@@ -25,7 +25,7 @@ ROW = "row"  # key in doc.user_data: the file and line that the document comes f
 def blank(language: str) -> Language:
     """spaCy's tokenizer, for a stage that writes shards.
 
-    Lexical attributes are limited to those that the sentencizer or shards use: the others would take a fifth of the time.
+    Lexical attributes are limited to those that the sentencizer or shards use, which saves a fifth of the time.
     """
     nlp = spacy.blank(language)
     nlp.vocab.lex_attr_getters = {attr: nlp.vocab.lex_attr_getters[attr] for attr in (IS_PUNCT, NORM)}

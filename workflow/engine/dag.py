@@ -16,7 +16,7 @@ PARAMS = "params.yaml"
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage, listed as in DVC: `finetune@base` is the point `base` of the stage `finetune`."""
+    """A stage, named as in DVC: `finetune@base` is the point `base` of the stage `finetune`."""
 
     name: str
     cmd: str | list[str]

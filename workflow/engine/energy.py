@@ -30,7 +30,7 @@ _running: list = []  # trackers of the `metered` blocks that are running, the in
 
 
 def spent_g() -> float:
-    """Grams of CO2 since the innermost `metered` block started, PUE included."""
+    """Grams of CO2 since the innermost `metered` block began, PUE included."""
     return 1000 * (_running[-1].flush() or 0.0) if _running else 0.0
 
 
@@ -40,8 +40,8 @@ def metered(country: str, pue: float, energy: Energy) -> Iterator[None]:
 
     RAPL measures the whole processor, other programs included; the range is then plus and minus 10 %. Without RAPL,
     CodeCarbon estimates from the CPU's load, its thermal design power (TDP) and a constant for memory. The range then
-    goes from half of the CPU's estimate, without memory, to the cpu_high TDP during the whole time, plus memory. If
-    CodeCarbon does not report the TDP, the upper end is twice the CPU's estimate, plus memory.
+    goes from half of the CPU's estimate without memory to the full TDP all the time, with memory. If CodeCarbon does
+    not report the TDP, the upper end is twice the CPU's estimate with memory.
     """
     starting = time.perf_counter()
     os.environ["CODECARBON_LOG_LEVEL"] = "critical"  # its logger is active before the tracker applies log_level

@@ -1,4 +1,4 @@
-"""The schema of params.yaml. `python -m workflow.engine.params` checks the file; every stage checks it, too, before it starts."""
+"""The schema of params.yaml. `python -m workflow.engine.params` checks the file, and so does every stage."""
 
 from __future__ import annotations
 
@@ -63,6 +63,7 @@ class Finetune(_Section):
     dropout: Annotated[float, Field(ge=0, lt=1)]
     shuffle_buffer: Annotated[int, Field(ge=1)]
     precision: Literal["auto", "fp32", "bf16", "fp16"]
+    kernels: bool
     saved_precision: Literal["fp32", "bf16", "fp16"]
 
 

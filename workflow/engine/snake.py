@@ -37,9 +37,8 @@ def mark_up_to_date(stages: dict[str, Stage]) -> None:
     if not digest or (last_lock.is_file() and last_lock.read_text() == digest):
         return
     mtime = time.time()
-    for name in up_to_date(
-        stages, yaml.load(lock.read_bytes(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))["stages"]
-    ):
+    locked = yaml.load(lock.read_bytes(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))["stages"]
+    for name in up_to_date(stages, locked):
         mtime += 0.001
         os.utime(stamp(stages[name]), (0, 0))
         for out in stages[name].outs:

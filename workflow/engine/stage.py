@@ -55,8 +55,8 @@ def _warn_about_versions(stage: dag.Stage) -> None:
     differing = [f"{p} {installed[p]} (expected {v})" for p, v in expected.items() if installed[p] != v]
     if differing:
         print(
-            f"{stage.name}: warning: installed versions are not those of {VERSIONS}: {', '.join(differing)}. Results may "
-            "differ slightly. `make setup` installs the expected versions",
+            f"{stage.name}: warning: installed versions are not those of {VERSIONS}: {', '.join(differing)}. "
+            "Results may differ slightly. `make setup` installs the expected versions",
             file=sys.stderr,
         )
 

@@ -1,1 +1,1 @@
-"""What is built, scored and shipped."""
+"""How models are built, scored and packaged."""

@@ -1,7 +1,7 @@
-"""The model card of a wheel: what somebody who finds the wheel wants to know.
+"""The model card of a wheel.
 
-It holds no measured time or energy, so that the wheel's bytes repeat. The ledger adds those to the card beside the
-wheel.
+It contains no measured time or energy, so that the wheel is reproducible. The ledger adds those to a copy of the card
+next to the wheel.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ def model_card(
 
 def origin(weights: Path) -> dict[str, str]:
     """Facts about the pretrained weights in a folder."""
-    found = json.loads((weights / "weights.json").read_text("utf-8"))
+    recorded = json.loads((weights / "weights.json").read_text("utf-8"))
     return {
-        "pretrained weights": f"{found['source']}, licence: {found['licence']}",
-        "sha256 of model.safetensors": found["sha256"]["model.safetensors"],
+        "pretrained weights": f"{recorded['source']}, licence: {recorded['licence']}",
+        "sha256 of model.safetensors": recorded["sha256"]["model.safetensors"],
     }
 
 
 def score_table(metrics: dict[str, Any], confidence: float) -> str:
-    """A row for each split."""
+    """A Markdown table with a row for each split."""
     rows = [
         f"| {split} | {m['documents']} | {m['accuracy']:.4f} | {m['accuracy_low']:.4f} to {m['accuracy_high']:.4f} "
         f"| {m['macro_f1']:.4f} | {m['calibration_error']:.4f} |"

@@ -1,4 +1,4 @@
-"""Run by the package stages in their new environment: load the installed pipeline and apply it to some texts."""
+"""Run by the package stages in a clean environment: load the installed pipeline and apply it to some texts."""
 
 import json
 import sys
@@ -16,7 +16,7 @@ spacy.prefer_gpu()
 nlp = spacy.load(question["name"])
 docs = nlp.pipe(question["texts"], batch_size=question["batch_size"])
 values = [getattr(doc, question["attribute"]) for doc in docs]
-# spaCy uses the entry points of the first distribution of that name on the path.
+# spaCy uses the entry points of the first distribution with this name on the path.
 library = metadata.distribution("spacy-rootstock")
 assert {f for f in nlp.pipe_factories.values() if f.startswith("trf_")} <= {e.name for e in library.entry_points}
 seen = [str(Path(rootstock.__file__).resolve()), str(Path(str(library.locate_file(""))).resolve())]

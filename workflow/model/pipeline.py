@@ -14,7 +14,7 @@ def build(params: Params, weights: Path, labels: list[str]) -> Language:
     nlp = spacy.blank(params.language)
     pieces = params.wordpiece.model_dump(include={"spans", "long_sentences"})
     nlp.add_pipe("trf_wordpiecer", config={"weights": str(weights), **pieces})
-    tok2vec = params.finetune.model_dump(include={"trainable", "precision", "saved_precision"})
+    tok2vec = params.finetune.model_dump(include={"trainable", "precision", "kernels", "saved_precision"})
     tok2vec["words_per_batch"] = params.wordpiece.words_per_batch
     nlp.add_pipe("trf_tok2vec", config={"weights": str(weights), **tok2vec})
     textcat = nlp.add_pipe("trf_textcat", config={"exclusive_classes": params.data.exclusive, "seed": params.seed})

@@ -23,10 +23,10 @@ def launch(work: Callable[..., Any], processes: int, *args: Any) -> Any:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     spent = multiprocessing.get_context("spawn").Value("d", 0.0)
-    done = threading.Event()
+    finished = threading.Event()
 
     def read_meter() -> None:
-        while not done.wait(METER_INTERVAL):
+        while not finished.wait(METER_INTERVAL):
             spent.value = energy.spent_g()
 
     config = LaunchConfig(
@@ -44,7 +44,7 @@ def launch(work: Callable[..., Any], processes: int, *args: Any) -> Any:
     try:
         return elastic_launch(config, _in_group)(work, *args, spent)[0]
     finally:
-        done.set()
+        finished.set()
         meter.join()
 
 
@@ -53,12 +53,12 @@ def _in_group(work: Callable[..., Any], *args: Any) -> Any:
     import torch
     import torch.distributed as dist
 
-    *args_, spent = args
+    *work_args, spent = args
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     # The other ranks wait while rank 0 scores dev, which may take long.
     dist.init_process_group(backend, timeout=timedelta(days=7))
     try:
-        return work(*args_, lambda: spent.value)
+        return work(*work_args, lambda: spent.value)
     finally:
         dist.destroy_process_group()
 
@@ -68,8 +68,8 @@ def rank() -> int:
     return int(os.environ.get("RANK", 0))
 
 
-def from_first(value: bool) -> bool:
-    """The value that rank 0 passes."""
+def broadcast(value: bool) -> bool:
+    """The value of rank 0, in every process."""
     import torch.distributed as dist
 
     if not dist.is_initialized():

@@ -27,18 +27,18 @@ def correct(gold: np.ndarray, scores: np.ndarray, exclusive: bool) -> np.ndarray
 def log_loss(gold: np.ndarray, scores: np.ndarray, exclusive: bool) -> np.ndarray:
     """Cross-entropy of each document (n_docs,), in nats."""
     p = np.clip(scores, 1e-8, 1 - 1e-8)
-    known = np.nan_to_num(gold)
-    losses = -known * np.log(p)
+    target = np.nan_to_num(gold)
+    losses = -target * np.log(p)
     if not exclusive:
-        losses = np.where(np.isnan(gold), 0, losses - (1 - known) * np.log(1 - p))
+        losses = np.where(np.isnan(gold), 0, losses - (1 - target) * np.log(1 - p))
     return losses.sum(axis=1)
 
 
 def f1_per_label(gold: np.ndarray, decided: np.ndarray) -> np.ndarray:
-    """(..., n_labels) from (..., n_docs, n_labels); zero for a label that occurs in neither."""
-    true = ((gold == 1) & decided).sum(axis=-2)
-    wrong = ((gold == 0) & decided).sum(axis=-2) + ((gold == 1) & ~decided).sum(axis=-2)
-    return 2 * true / np.maximum(2 * true + wrong, 1)
+    """F1 (..., n_labels) from (..., n_docs, n_labels); zero for a label that occurs in neither."""
+    true_positives = ((gold == 1) & decided).sum(axis=-2)
+    errors = ((gold == 0) & decided).sum(axis=-2) + ((gold == 1) & ~decided).sum(axis=-2)
+    return 2 * true_positives / np.maximum(2 * true_positives + errors, 1)
 
 
 def wilson(successes: int, n: int, confidence: float) -> tuple[float, float]:
@@ -64,22 +64,24 @@ def bootstrap_macro_f1(
 
 
 def calibration(gold: np.ndarray, scores: np.ndarray, exclusive: bool, bins: int = 10) -> tuple[list[dict], float]:
-    """Reliability per bin of confidence, and the expected calibration error (Naeini et al. 2015, "Obtaining Well
-    Calibrated Probabilities Using Bayesian Binning"): of the best label where classes are exclusive, else of each."""
+    """Accuracy per bin of confidence, and the expected calibration error: of the predicted label if classes are
+    exclusive, else of every label. Source: Naeini et al. 2015, "Obtaining Well Calibrated Probabilities Using Bayesian
+    Binning".
+    """
     if exclusive:
         best = scores.argmax(axis=1)
         rows = np.arange(len(scores))
-        confidence, holds = scores[rows, best], gold[rows, best] == 1
+        confidence, is_correct = scores[rows, best], gold[rows, best] == 1
     else:
-        known = ~np.isnan(gold)
-        confidence, holds = scores[known], gold[known] == 1
+        annotated = ~np.isnan(gold)
+        confidence, is_correct = scores[annotated], gold[annotated] == 1
     index = np.minimum((confidence * bins).astype(int), bins - 1)
     table = []
     for b in range(bins):
-        chosen = index == b
-        if chosen.any():
-            mean, share = float(confidence[chosen].mean()), float(holds[chosen].mean())
-            table.append({"confidence": mean, "accuracy": share, "count": int(chosen.sum())})
+        in_bin = index == b
+        if in_bin.any():
+            mean_confidence, accuracy = float(confidence[in_bin].mean()), float(is_correct[in_bin].mean())
+            table.append({"confidence": mean_confidence, "accuracy": accuracy, "count": int(in_bin.sum())})
     error = sum(row["count"] * abs(row["confidence"] - row["accuracy"]) for row in table) / max(1, len(confidence))
     return table, error
 
@@ -96,13 +98,13 @@ def summarize(
 ) -> dict[str, Any]:
     """All metrics of one split, rounded to six digits."""
     decided = decide(scores, exclusive)
-    hits = int(correct(gold, scores, exclusive).sum())
+    n_correct = int(correct(gold, scores, exclusive).sum())
     f1 = f1_per_label(gold, decided)
-    low, high = wilson(hits, len(gold), confidence)
+    low, high = wilson(n_correct, len(gold), confidence)
     f1_low, f1_high = bootstrap_macro_f1(gold, decided, confidence, resamples, seed)
     figures = {
         "documents": len(gold),
-        "accuracy": hits / len(gold),
+        "accuracy": n_correct / len(gold),
         "accuracy_low": low,
         "accuracy_high": high,
         "macro_f1": float(f1.mean()),
@@ -119,7 +121,7 @@ RULE = "highest accuracy on dev, then lowest log loss"
 
 
 def rank(dev: dict[str, Any]) -> tuple[float, float]:
-    """Sort key of a model by its dev scores, the best first: see RULE."""
+    """Sort key of a model by its dev scores, best first, as RULE says."""
     return -dev["accuracy"], dev["log_loss"]
 
 

@@ -1,4 +1,4 @@
-"""Build wheels reproducibly, and try them in an environment that cannot see this checkout."""
+"""Build wheels reproducibly, and test them in an environment that cannot see this checkout."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EPOCH = "946684800"  # 2000-01-01: the time of every file in a wheel
 
 
 def build_library(tmp: Path, out: Path) -> None:
-    """The wheel of rootstock, built from a copy because a build writes files beside its sources."""
+    """Build the wheel of rootstock, from a copy because the build writes files next to the sources."""
     source = tmp / "library"
     shutil.copytree("src/rootstock", source / "src/rootstock", ignore=shutil.ignore_patterns("__pycache__"))
     for file in ("pyproject.toml", "LICENSE"):
@@ -30,7 +30,7 @@ def build_library(tmp: Path, out: Path) -> None:
 
 
 def build_pipeline(nlp: Language, meta: dict[str, str], card: str, tmp: Path, out: Path) -> None:
-    """meta: name, version and description; card: the README of the pipeline."""
+    """Build the wheel of a pipeline. meta: name, version and description; card: its README."""
     nlp.meta.update(meta)
     nlp.to_disk(tmp / "pipeline")
     (tmp / "pipeline" / "README.md").write_text(card, encoding="utf-8")
@@ -46,7 +46,7 @@ def _build(source: Path, out: Path) -> None:
 
 
 def ask_installed(wheels: Path, name: str, question: dict[str, Any], tmp: Path) -> list[Any]:
-    """Install the wheels in a new environment, and run the installed pipeline there on some texts.
+    """Install the wheels in a clean environment, and apply the installed pipeline to some texts there.
 
     question: for `check_package.py`: texts, the Doc attribute to return for each, batch_size, threads.
     Raises Problem if the pipeline or the library was loaded from outside that environment.
@@ -54,7 +54,7 @@ def ask_installed(wheels: Path, name: str, question: dict[str, Any], tmp: Path) 
     environment = tmp / "environment"
     venv.create(environment, with_pip=False)
     python = environment / "bin" / "python"
-    # Dependencies come from this environment; its own .pth files, such as that of this checkout, are not followed.
+    # Dependencies come from the current environment, without its .pth files, such as that of the editable install.
     [site_packages] = environment.glob("lib/python*/site-packages")
     (site_packages / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
     pip = [sys.executable, "-m", "pip", f"--python={python}", "install", "--quiet", "--no-deps", "--no-index"]
@@ -71,6 +71,6 @@ def ask_installed(wheels: Path, name: str, question: dict[str, Any], tmp: Path) 
 
 
 def _call(command: list[Any], **options: Any) -> None:
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, **options)
-    if done.returncode:
-        raise Problem(f"{command[0]} {command[1]} ... failed:\n{done.stdout}{done.stderr}".rstrip())
+    result = subprocess.run([str(part) for part in command], capture_output=True, text=True, **options)
+    if result.returncode:
+        raise Problem(f"{command[0]} {command[1]} ... failed:\n{result.stdout}{result.stderr}".rstrip())

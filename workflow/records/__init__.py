@@ -1,1 +1,1 @@
-"""What a run leaves for people: costs, summary, report, MLflow."""
+"""What people read about a run: costs, summary, report, MLflow."""

@@ -1,4 +1,4 @@
-"""Time and energy, from receipts: of the results that are here, spent in this clone, and avoided by reuse."""
+"""Time and energy, from receipts: of the current results, spent in this clone, and avoided by reuse."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from typing import Any
 from ..engine import dag
 from ..engine.stage import RECEIPTS, SPENT
 
-AVOIDED = SPENT.with_name("avoided")  # receipts that others made, by run id: each counts once in a clone
+AVOIDED = SPENT.with_name("avoided")  # receipts from other clones, by run id, so that each counts once
 
 Receipts = dict[str, dict[str, Any]]  # by stage, in the order of the DAG
 
 
 def receipts() -> Receipts:
-    """Receipts of the results that are here."""
+    """Receipts of the current results."""
     paths = {stage: RECEIPTS / f"{stage}.json" for stage in dag.load()}
     return {stage: json.loads(path.read_text("utf-8")) for stage, path in paths.items() if path.is_file()}
 
 
-def of(receipts: Receipts, stages: Iterable[str]) -> Receipts:
+def select(receipts: Receipts, stages: Iterable[str]) -> Receipts:
     return {stage: receipts[stage] for stage in stages}
 
 
-def note_avoided(receipts: Receipts) -> None:
-    """Keep receipts that somebody else made, whether DVC pulled them or restored them from its run cache."""
+def record_avoided(receipts: Receipts) -> None:
+    """Keep receipts from other clones, whether DVC pulled them or restored them from its run cache."""
     AVOIDED.mkdir(parents=True, exist_ok=True)
     for stage, receipt in receipts.items():
         name = f"{receipt['run_id']}.json"
@@ -37,20 +37,21 @@ def note_avoided(receipts: Receipts) -> None:
 
 def noted(folder: Path) -> list[dict[str, Any]]:
     """The receipts in SPENT or AVOIDED, oldest first."""
-    found = [json.loads(path.read_text("utf-8")) for path in folder.glob("*.json")]
-    return sorted(found, key=lambda receipt: (receipt["started"], receipt["run_id"]))
+    receipts = [json.loads(path.read_text("utf-8")) for path in folder.glob("*.json")]
+    return sorted(receipts, key=lambda receipt: (receipt["started"], receipt["run_id"]))
 
 
 def total(receipts: Iterable[dict[str, Any]]) -> dict[str, float]:
     """Sums of the receipts' figures; `co2_g` uses the grid of each receipt."""
     rows = list(receipts)
     sums = {key: sum(row[key] for row in rows) for key in ("seconds", "kwh", "kwh_low", "kwh_high")}
-    for end in ("", "_low", "_high"):
-        sums[f"co2_g{end}"] = sum(row[f"kwh{end}"] * row["grid_g_per_kwh"] for row in rows)
+    for suffix in ("", "_low", "_high"):
+        sums[f"co2_g{suffix}"] = sum(row[f"kwh{suffix}"] * row["grid_g_per_kwh"] for row in rows)
     return sums
 
 
 def methods(receipts: Iterable[dict[str, Any]]) -> str:
+    """How the energy was measured or estimated, each method once."""
     return "; ".join(sorted({receipt["method"] for receipt in receipts}))
 
 

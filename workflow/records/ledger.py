@@ -1,4 +1,4 @@
-"""Sum up results, cost and savings; bring MLflow and the model cards up to date.
+"""Print a summary of results and cost, record the results in MLflow, and add the cost to the model cards.
 
 Not part of the DAG. Running it again changes nothing.
 """
@@ -27,29 +27,29 @@ MODEL, EVALUATION = Path("data/model"), Path("data/evaluation")
 def main() -> None:
     stages, receipts = dag.load(), costs.receipts()
     check(stages, receipts)
-    costs.note_avoided(receipts)
+    costs.record_avoided(receipts)
     points = list(receipts["compare"]["params"]["sweep"])
     best = json.loads(Path("data/comparison/best.json").read_text("utf-8"))["point"]
     for folder, stage in (("data/package", f"evaluate@{best}"), ("data/vectors", "download_weights")):
-        write_cards(Path(folder), costs.of(receipts, dag.chain(stages[stage], stages)))
+        write_card(Path(folder), costs.select(receipts, dag.chain(stages[stage], stages)))
     print(summary.text(receipts))
     print()
     for point in points:
-        led_to_it = costs.of(receipts, dag.chain(stages[f"evaluate@{point}"], stages))
-        run_id, new = record(point, led_to_it)
+        upstream = costs.select(receipts, dag.chain(stages[f"evaluate@{point}"], stages))
+        run_id, new = record(point, upstream)
         print(f"MLflow: {point}: {'recorded run' if new else 'nothing new, this result is run'} {run_id}")
     print(f"        side by side, after `make ui`: {view.page(params.load().tracking.experiment)}")
 
 
 def check(stages: dict[str, dag.Stage], receipts: Receipts) -> None:
-    """Raises Problem if results are missing or do not belong together."""
+    """Raises Problem if results are missing, or if a stage was computed from other results than the current ones."""
     missing = [stage for stage in stages if stage not in receipts]
     if missing:
         raise Problem(f"no receipt of {', '.join(missing)}: run `dvc repro` to the end first")
-    made = {out: given for receipt in receipts.values() for out, given in receipt["outs"].items()}
+    digests = {out: value for receipt in receipts.values() for out, value in receipt["outs"].items()}
     for name, receipt in receipts.items():
-        for dep, taken in receipt["deps"].items():
-            if made.get(dep, taken) != taken:
+        for dep, value in receipt["deps"].items():
+            if digests.get(dep, value) != value:
                 raise Problem(f"{name} was computed from a different {dep}: run `dvc repro` first")
 
 
@@ -58,7 +58,7 @@ def record(point: str, receipts: Receipts) -> tuple[str, bool]:
     sentencize, finetune, evaluate = (
         receipts[s] for s in ("sentencize@train", f"finetune@{point}", f"evaluate@{point}")
     )
-    # Each section as it was when the stage that reads it ran.
+    # Each section from the receipt of the stage that reads it.
     settings = at_point(params.Params.model_validate(finetune["params"]), point).model_dump()
     settings |= {"data": sentencize["params"]["data"], "evaluate": evaluate["params"]["evaluate"]}
     outs = {out: value for r in (finetune, evaluate) for out, value in r["outs"].items()}
@@ -74,8 +74,8 @@ def record(point: str, receipts: Receipts) -> tuple[str, bool]:
     return results.record(settings, digests, receipts, mine, MODEL / point, EVALUATION / point)
 
 
-def write_cards(folder: Path, receipts: Receipts) -> None:
-    """Write each pipeline's model card with its cost beside the wheel: measured figures are in no wheel."""
+def write_card(folder: Path, receipts: Receipts) -> None:
+    """Write a copy of the wheel's model card, with the cost added, next to the wheel: no wheel has measured figures."""
     [wheel] = [path for path in folder.glob("*.whl") if not path.name.startswith("spacy_rootstock-")]
     with zipfile.ZipFile(wheel) as archive:
         [metadata] = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]

@@ -20,7 +20,7 @@ from . import costs, ledger
 from .tracking import results
 
 PAGE, TEMPLATE = Path("data/report.html"), Path(__file__).with_suffix(".html")
-COLUMN, ROW, BOX = (190, 62, (158, 46))  # pixels of the drawing of the DAG
+COLUMN, ROW, BOX = (190, 62, (158, 46))  # sizes in the drawing of the DAG, in pixels
 
 
 def main() -> None:
@@ -73,13 +73,13 @@ def _image(path: Path) -> str:
 
 
 def draw_dag(stages: dict[str, dag.Stage], receipts: costs.Receipts, mine: set[str]) -> dict[str, Any]:
-    """Boxes from left to right, and lines between them; a line is left out if a longer path implies it."""
+    """Boxes from left to right, and the lines between them; a line that a longer path implies is left out."""
     chains = {name: dag.chain(stage, stages) for name, stage in stages.items()}
     needs = {name: dag.needs(stage, stages) for name, stage in stages.items()}
     depth: dict[str, int] = {}
     boxes: dict[str, dict[str, Any]] = {}
     rows: list[int] = []
-    for name in sorted(stages, key=lambda name: len(chains[name])):  # stages that it needs have shorter chains
+    for name in sorted(stages, key=lambda name: len(chains[name])):  # the stages that it needs have shorter chains
         depth[name] = max((depth[other] + 1 for other in needs[name]), default=0)
         rows += [0] * (depth[name] + 1 - len(rows))
         x, y = depth[name] * COLUMN, rows[depth[name]] * ROW
@@ -127,8 +127,8 @@ def plot_history(runs: list[dict[str, Any]]) -> str:
     return svg.getvalue()[svg.getvalue().index("<svg") :]
 
 
-def draw_alignments(settings: params.Params, predictions: Path, sentences: int = 3) -> list[dict[str, Any]]:
-    """Tokens above, pieces below, a line for each aligned pair: short test sentences with the most pieces per token."""
+def draw_alignments(settings: params.Params, predictions: Path, n_sentences: int = 3) -> list[dict[str, Any]]:
+    """Short test sentences with the most pieces per token: tokens above, pieces below, a line for each aligned pair."""
     import spacy
 
     from rootstock.pieces.pieces import Pieces
@@ -137,9 +137,9 @@ def draw_alignments(settings: params.Params, predictions: Path, sentences: int =
     nlp.add_pipe("trf_wordpiecer", config={"weights": "data/weights"})
     with predictions.open(encoding="utf-8") as file:
         texts = [json.loads(line)["text"] for line, _ in zip(file, range(500), strict=False)]
-    found = [sent.as_doc() for doc in nlp.pipe(texts) for sent in doc.sents if 5 <= len(sent) <= 12]
-    docs = sorted(nlp.pipe([doc.text for doc in found]), key=lambda doc: -len(Pieces.of(doc).ids) / len(doc))
-    return [_alignment(doc) for doc in docs[:sentences]]
+    candidates = [sent.as_doc() for doc in nlp.pipe(texts) for sent in doc.sents if 5 <= len(sent) <= 12]
+    docs = sorted(nlp.pipe([doc.text for doc in candidates]), key=lambda doc: -len(Pieces.of(doc).ids) / len(doc))
+    return [_alignment(doc) for doc in docs[:n_sentences]]
 
 
 def _alignment(doc: Any) -> dict[str, Any]:

@@ -54,5 +54,6 @@ def text(receipts: costs.Receipts) -> str:
 
 
 def _line(name: str, row: dict[str, Any]) -> str:
+    """A row of the table of costs: seconds, Wh, and the range of Wh."""
     low, high = 1000 * row["kwh_low"], 1000 * row["kwh_high"]
     return f"{name:18} {row['seconds']:8.1f} {1000 * row['kwh']:8.3f}   {low:6.3f} to {high:<6.3f}"

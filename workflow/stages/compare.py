@@ -53,11 +53,11 @@ def _plot(path: Path, rows: list[dict[str, Any]], best: str) -> None:
 
     figure, axes = plt.subplots(figsize=(6, 1.4 + 0.5 * len(rows)), layout="constrained")
     for shift, split, color in ((-0.12, "dev", "0.55"), (0.12, "test", "tab:blue")):
-        middle = [row[f"{split}_accuracy"] for row in rows]
+        accuracy = [row[f"{split}_accuracy"] for row in rows]
         below = [row[f"{split}_accuracy"] - row[f"{split}_accuracy_low"] for row in rows]
         above = [row[f"{split}_accuracy_high"] - row[f"{split}_accuracy"] for row in rows]
-        places = [place + shift for place in range(len(rows))]
-        axes.errorbar(middle, places, xerr=[below, above], fmt="o", color=color, capsize=3, label=split)
+        positions = [position + shift for position in range(len(rows))]
+        axes.errorbar(accuracy, positions, xerr=[below, above], fmt="o", color=color, capsize=3, label=split)
     names = [f"{row['point']} (best on dev)" if row["point"] == best else row["point"] for row in rows]
     axes.set_yticks(range(len(rows)), names)
     axes.set(xlabel="accuracy, with its interval", ylim=(len(rows) - 0.5, -0.5))

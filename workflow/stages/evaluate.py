@@ -31,7 +31,7 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
     for split in ("dev", "test"):
         total = srsly.read_json(inputs[f"wordpieces/{split}"] / "report.json")["documents"]
         stream = predict(nlp, features.folder(inputs, split, nlp), labels)
-        stream = _written(tqdm(stream, split, total, unit=" docs", disable=None), out / f"{split}.jsonl", labels)
+        stream = _save_each(tqdm(stream, split, total, unit=" docs", disable=None), out / f"{split}.jsonl", labels)
         gold, predicted = arrays(stream, len(labels))
         metrics[split] = scores.summarize(
             gold,
@@ -55,7 +55,8 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
     print(f"test accuracy {test['accuracy']:.4f} ({interval}), {test['documents']} documents")
 
 
-def _written(predictions: Iterable[Prediction], path: Path, labels: list[str]) -> Iterator[Prediction]:
+def _save_each(predictions: Iterable[Prediction], path: Path, labels: list[str]) -> Iterator[Prediction]:
+    """Write each prediction to the file before passing it on."""
     with path.open("w", encoding="utf-8") as file:
         for p in predictions:
             gold = {label: int(value) for label, value in zip(labels, p.gold, strict=True) if not isnan(value)}
@@ -68,10 +69,10 @@ def _confusion(gold: np.ndarray, predicted: np.ndarray, labels: list[str], exclu
     """One record per document (and label, if classes are not exclusive), as `dvc plots` expects."""
     decided = scores.decide(predicted, exclusive)
     if exclusive:
-        # Documents share one record per pair of labels: there may be millions of documents.
-        known = {(a, b): {"actual": a, "predicted": b} for a in labels for b in labels}
+        # Documents with the same pair of labels share one record: there may be millions of documents.
+        records = {(a, b): {"actual": a, "predicted": b} for a in labels for b in labels}
         pairs = zip((gold == 1).argmax(axis=1), decided.argmax(axis=1), strict=True)
-        return [known[labels[a], labels[b]] for a, b in pairs]
+        return [records[labels[a], labels[b]] for a, b in pairs]
     return [
         {"actual": name if gold[i, j] else f"not {name}", "predicted": name if decided[i, j] else f"not {name}"}
         for i in range(len(gold))
@@ -81,13 +82,13 @@ def _confusion(gold: np.ndarray, predicted: np.ndarray, labels: list[str], exclu
 
 
 def _worst(path: Path, gold: np.ndarray, predicted: np.ndarray, exclusive: bool, n: int) -> list[dict[str, Any]]:
-    """The errors with the highest loss, from the predictions that were written."""
+    """The errors with the highest loss, read from the saved predictions."""
     loss = scores.log_loss(gold, predicted, exclusive)
     wrong = np.flatnonzero(~scores.correct(gold, predicted, exclusive))
     order = wrong[np.argsort(-loss[wrong], kind="stable")][:n]
-    chosen = set(order.tolist())
+    selected = set(order.tolist())
     with path.open(encoding="utf-8") as file:
-        rows = {i: json.loads(line) for i, line in enumerate(file) if i in chosen}
+        rows = {i: json.loads(line) for i, line in enumerate(file) if i in selected}
     return [
         {
             **rows[i],

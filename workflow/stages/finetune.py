@@ -43,14 +43,14 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> di
 def train(
     params: Params, inputs: dict[str, Path], outputs: dict[str, Path], spent_g: Callable[[], float]
 ) -> dict[str, Any]:
-    """Runs in each process. Rank 0 scores dev, saves the pipeline and logs."""
+    """Train in one process. Rank 0 also scores dev, saves the pipeline and logs."""
     out = outputs["model"]
-    first = processes.rank() == 0
+    is_main = processes.rank() == 0
     make_deterministic(params, processes.rank(), params.finetune.processes)
     report = srsly.read_json(inputs["wordpieces/train"] / "report.json")
     labels, n_train = report["labels"], report["documents"]
     nlp = build(params, inputs["weights"], labels)
-    if not first:
+    if not is_main:
         spacy.util.fix_random_seed(params.seed + processes.rank())  # each process draws its own dropout
 
     train_docs, dev_docs = (features.folder(inputs, split, nlp) for split in ("train", "dev"))
@@ -64,43 +64,43 @@ def train(
     dev_curve: list[dict[str, float]] = []
 
     with (
-        live.run(params.model_dump(), first) as mlflow_run,
-        tqdm(total=steps, desc="finetune", unit=" steps", disable=not first or None) as bar,
+        live.run(params.model_dump(), is_main) as mlflow_run,
+        tqdm(total=steps, desc="finetune", unit=" steps", disable=not is_main or None) as bar,
     ):
-        step, since, loss, overrun = 0, 0, 0.0, False
+        step, steps_since_log, loss, over_budget = 0, 0, 0.0, False
         for epoch in range(1, settings.epochs + 1):
             for docs in batches(train_docs, nlp, settings, rng):
                 losses: dict[str, float] = {}
                 optimizer.step_schedules()
                 examples = [Example(doc, doc) for doc in docs]
                 distributed.update(nlp, examples, drop=settings.dropout, sgd=optimizer, losses=losses)
-                step, since, loss = step + 1, since + 1, loss + losses["trf_textcat"]
+                step, steps_since_log, loss = step + 1, steps_since_log + 1, loss + losses["trf_textcat"]
                 bar.update()
                 if step % log_every == 0 or step == steps:
-                    point = {"step": step, "loss": loss / since, "learning_rate": float(optimizer.learn_rate)}
+                    point = {"step": step, "loss": loss / steps_since_log, "learning_rate": float(optimizer.learn_rate)}
                     train_curve.append(point)
                     mlflow_run.log(point)
-                    since, loss = 0, 0.0
-                    overrun = budget is not None and processes.from_first(spent_g() > budget)
-                    if overrun:
+                    steps_since_log, loss = 0, 0.0
+                    over_budget = budget is not None and processes.broadcast(spent_g() > budget)
+                    if over_budget:
                         break
-            if first:
+            if is_main:
                 point = {"step": step, "epoch": epoch, **dev_scores(nlp, dev_docs, labels, params.data.exclusive)}
                 mlflow_run.log(point)
                 bar.set_postfix_str(f"dev accuracy {point['dev_accuracy']:.3f}")
                 if all(_quality(point) > _quality(earlier) for earlier in dev_curve):
                     nlp.to_disk(out / "pipeline")
                 dev_curve.append(point)
-            if overrun:
+            if over_budget:
                 break
 
-    if not first:
+    if not is_main:
         return {}
     write_json(out / "train_curve.json", train_curve)
     write_json(out / "dev_curve.json", dev_curve)
     best = max(dev_curve, key=_quality)
     print(f"best after step {best['step']}: dev accuracy {best['dev_accuracy']:.4f}")
-    if overrun:
+    if over_budget:
         print(f"stopped after {step} of {steps} steps: carbon.budget_g, {budget:g} g of CO2, is spent")
     return {"mlflow_run": mlflow_run.run_id, "steps": step, "steps_planned": steps}
 
@@ -128,13 +128,14 @@ def batches(folder: Path, nlp: Language, settings: Finetune, rng: random.Random)
         stream = shards.read(paths, nlp.vocab)
         while buffer := list(islice(stream, settings.shuffle_buffer)):
             rng.shuffle(buffer)
-            while buffer:  # a document that was yielded is not kept while the next ones are read
+            while buffer:  # frees each document once it has been used, before the next ones are read
                 yield buffer.pop()
 
     yield from minibatch(shuffled(), settings.batch_size)
 
 
 def dev_scores(nlp: Language, folder: Path, labels: list[str], exclusive: bool) -> dict[str, float]:
+    """Accuracy and mean log loss on dev, for its curve."""
     gold, predicted = arrays(predict(nlp, folder, labels), len(labels))
     return {
         "dev_accuracy": float(scores.correct(gold, predicted, exclusive).mean()),
@@ -143,6 +144,7 @@ def dev_scores(nlp: Language, folder: Path, labels: list[str], exclusive: bool) 
 
 
 def _quality(point: dict[str, float]) -> tuple[float, float]:
+    """Sort key of a point of the dev curve, best last."""
     return point["dev_accuracy"], -point["dev_loss"]
 
 

@@ -16,7 +16,7 @@ from ..model.card import model_card, origin, score_table
 from ..model.points import at_point
 from ..model.wheels import ask_installed, build_library, build_pipeline
 
-CHECKED = 4 * BATCH  # documents of test; whole batches, so that the numbers must be equal
+CHECKED = 4 * BATCH  # test documents to compare; whole batches, so that scores must be equal
 
 
 def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> None:
@@ -33,13 +33,13 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
 
 
 def check(name: str, wheels: Path, predictions: Path, threads: int, tmp: Path) -> None:
-    """Install the wheels in a new environment and compare its predictions. Raises Problem if they differ."""
+    """Install the wheels in a clean environment and compare the predictions there. Raises Problem if they differ."""
     with predictions.open(encoding="utf-8") as file:
         rows = [json.loads(line) for line, _ in zip(file, range(CHECKED), strict=False)]
     texts = [row["text"] for row in rows]
     question = {"texts": texts, "attribute": "cats", "batch_size": BATCH, "threads": threads}
-    found = ask_installed(wheels, name, question, tmp)
-    differing = [row for row, scores in zip(rows, found, strict=True) if not _close(row["scores"], scores)]
+    installed = ask_installed(wheels, name, question, tmp)
+    differing = [row for row, predicted in zip(rows, installed, strict=True) if not _close(row["scores"], predicted)]
     if differing:
         raise Problem(f"predictions of the installed {name} differ from evaluate's, first for {differing[0]['row']}")
     print(f"installed in a clean environment (with this one's dependencies): {len(rows)} predictions equal evaluate's")

@@ -1,4 +1,4 @@
-"""Build a wheel of the pretrained weights without a head: vectors and similarity out of the box."""
+"""Build a wheel of the pretrained weights without a head, for vectors and similarity."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..model.card import model_card, origin
 from ..model.determinism import make_deterministic
 from ..model.wheels import ask_installed, build_library, build_pipeline
 
-# The installed wheel is tried on these: a company twice, and a fruit.
+# To compare vectors, and as an example in the model card: the company twice, and the fruit.
 TEXTS = ["Apple shares rose on the news.", "Apple sold fewer iPhones this quarter.", "Apple pie is delicious."]
 
 
@@ -34,6 +34,7 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
 
 
 def build(params: Params, weights: Path) -> Language:
+    """The pipeline that is packaged."""
     nlp = spacy.blank(params.language)
     nlp.add_pipe("sentencizer")
     nlp.add_pipe("trf_wordpiecer", config={"weights": str(weights)})
@@ -42,10 +43,10 @@ def build(params: Params, weights: Path) -> Language:
 
 
 def check(name: str, wheels: Path, expected: np.ndarray, threads: int, tmp: Path) -> None:
-    """Raises Problem if the vectors of the installed pipeline differ."""
+    """Install the wheels in a clean environment and compare the vectors there. Raises Problem if they differ."""
     question = {"texts": TEXTS, "attribute": "vector", "batch_size": len(TEXTS), "threads": threads}
-    found = np.array(ask_installed(wheels, name, question, tmp))
-    if not np.allclose(found, expected, atol=1e-5):
+    installed = np.array(ask_installed(wheels, name, question, tmp))
+    if not np.allclose(installed, expected, atol=1e-5):
         raise Problem(f"vectors of the installed {name} differ from those of data/weights")
     print(f"installed in a clean environment (with this one's dependencies): {len(TEXTS)} vectors equal the weights'")
 

@@ -37,7 +37,7 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
         hint = "; raise data.dev_fraction, or add a dev file" if held_out else ""
         raise Problem(f"{path}: no usable row for the split {split}{hint}")
     if held_out:
-        tally = Tally()  # the rows come from the train file, whose report counts them
+        tally = Tally()  # these rows come from the train file, and are counted in the report of train
     report = {
         "labels": labels,
         "file": str(path),
@@ -57,24 +57,25 @@ def _tokenizer(language: str) -> spacy.Language:
         nlp = shards.blank(language)
     except ImportError as error:
         raise Problem(f"params.yaml: language is {language!r}: {' '.join(str(error).split())}") from None
-    nlp.max_length = sys.maxsize  # the limit is meant for parsers; rules need little memory
+    nlp.max_length = sys.maxsize  # the limit is meant for parsers; tokenizer and sentencizer need little memory
     nlp.add_pipe("sentencizer")
     return nlp
 
 
 def _find(folder: Path) -> dict[str, Path]:
+    """The file of each split; dev is optional."""
     if not folder.is_dir():
         raise Problem(f"data.folder {folder}: folder not found")
-    found = {split: path for split in shards.SPLITS if (path := rows.find(folder, split))}
+    paths = {split: path for split in shards.SPLITS if (path := rows.find(folder, split))}
     for split in ("train", "test"):
-        if split not in found:
+        if split not in paths:
             names = ", ".join(split + suffix for suffix in rows.READERS)
             raise Problem(f"data.folder {folder} has no {split} file: expected one of {names}")
-    return found
+    return paths
 
 
 def _labels(path: Path, params: Params) -> list[str]:
-    """All labels of the train file, sorted. Bad rows of the file are reported here first."""
+    """All labels of the train file, sorted. Raises Problem at a bad row, as on_bad_row says."""
     stream = rows.read(path, exclusive=params.data.exclusive, on_bad_row=params.data.on_bad_row, tally=Tally())
     labels = sorted({label for row in stream for label in row.labels})
     if not labels:
@@ -86,19 +87,19 @@ def _labels(path: Path, params: Params) -> list[str]:
     return labels
 
 
-def _split_rows(split: str, paths: dict[str, Path], params: Params, known: set[str], tally: Tally) -> Iterator[Row]:
-    """The rows of a split. Without a dev file, a random share of the train file is dev."""
+def _split_rows(split: str, paths: dict[str, Path], params: Params, labels: set[str], tally: Tally) -> Iterator[Row]:
+    """The rows of a split. Without a dev file, a random share of the train file is held out as dev."""
     held_out = "dev" not in paths and split != "test"
     stream = rows.read(
         paths["train" if held_out else split],
         exclusive=params.data.exclusive,
         on_bad_row=params.data.on_bad_row,
         tally=tally,
-        known=known,
+        allowed_labels=labels,
     )
-    lots = random.Random(params.seed)
+    rng = random.Random(params.seed)
     for row in stream:
-        if not held_out or (lots.random() < params.data.dev_fraction) == (split == "dev"):
+        if not held_out or (rng.random() < params.data.dev_fraction) == (split == "dev"):
             yield row
 
 
@@ -106,11 +107,11 @@ def _documents(
     nlp: spacy.Language, stream: Iterable[Row], labels: list[str], counts: Counter, per_label: Counter
 ) -> Iterator[Doc]:
     for doc, row in nlp.pipe(((row.text, row) for row in stream), as_tuples=True):
-        named = {label: float(holds) for label, holds in row.labels.items()}
-        doc.cats = {**dict.fromkeys(labels, 0.0), **named} if row.complete else named
+        annotated = {label: float(applies) for label, applies in row.labels.items()}
+        doc.cats = {**dict.fromkeys(labels, 0.0), **annotated} if row.complete else annotated
         doc.user_data[shards.ROW] = row.where
         counts.update(documents=1, tokens=len(doc), sentences=sum(1 for _ in doc.sents))
-        per_label.update(label for label, holds in row.labels.items() if holds)
+        per_label.update(label for label, applies in row.labels.items() if applies)
         yield doc
 
 

@@ -27,7 +27,7 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
     settings = params.wordpiece.model_dump(include={"spans", "long_sentences"})
     wordpiecer = nlp.add_pipe("trf_wordpiecer", config={"weights": str(inputs["weights"]), **settings})
     unknown = wordpiecer.tokenizer.unk_token_id
-    gc.freeze()  # do not scan loaded modules for garbage: that takes a tenth of the time if texts are short
+    gc.freeze()  # exclude loaded modules from garbage collection, which would take a tenth of the time for short texts
     sentencized = srsly.read_json(inputs["sentences"] / "report.json")
     counts: Counter[str] = Counter()
     docs = shards.read(shards.files(inputs["sentences"]), nlp.vocab)
@@ -45,20 +45,22 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
 
 
 def _counted(docs: Iterator[Doc], counts: Counter[str], unknown: int | None, budget: int) -> Iterator[Doc]:
+    """Pass the documents on, and add to the counts. budget: wordpieces per batch."""
     for batch in spacy.util.minibatch(docs, 256):
         pieces, _ = Pieces.join([Pieces.of(doc) for doc in batch])
-        windows = np.bincount(pieces.window_sentence, minlength=pieces.n_sentences)
-        real = int(pieces.window_lengths.sum())
+        windows_per_sentence = np.bincount(pieces.window_sentence, minlength=pieces.n_sentences)
+        window_pieces = int(pieces.window_lengths.sum())
+        efficiency = padding_efficiency(pieces.window_lengths, budget) if window_pieces else 1
         counts.update(
             documents=len(batch),
             tokens=pieces.n_tokens,
             sentences=pieces.n_sentences,
             pieces=len(pieces.ids),
             unknown_pieces=int((pieces.ids == unknown).sum()),
-            windowed_sentences=int((windows > 1).sum()),
+            windowed_sentences=int((windows_per_sentence > 1).sum()),
             truncated_tokens=int((pieces.sentence_tokens - pieces.kept_tokens).sum()),
-            window_pieces=real,
-            computed_pieces=round(real / padding_efficiency(pieces.window_lengths, budget)) if real else 0,
+            window_pieces=window_pieces,
+            computed_pieces=round(window_pieces / efficiency),
         )
         yield from batch
 

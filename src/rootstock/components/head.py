@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from spacy.pipeline import TrainablePipe
 from spacy.tokens import Doc
@@ -11,9 +11,7 @@ from spacy.training import Example
 from thinc.api import Optimizer
 
 from .. import attributes
-
-if TYPE_CHECKING:
-    from .tok2vec import TransformerTok2Vec
+from .backward import BackwardPass, Transformer
 
 
 class Head(TrainablePipe):
@@ -25,12 +23,13 @@ class Head(TrainablePipe):
     `reads_only_class_pieces = True`: training then computes the last layer only for class pieces.
     """
 
-    tok2vec: TransformerTok2Vec | None = None
+    tok2vec: Transformer | None = None
+    backward: BackwardPass  # set together with tok2vec
     reads_only_class_pieces = False
 
-    def connect(self, tok2vec: TransformerTok2Vec) -> None:
+    def connect(self, tok2vec: Transformer, backward: BackwardPass) -> None:
         """Called by the `trf_tok2vec` before this component in the pipeline."""
-        self.tok2vec = tok2vec
+        self.tok2vec, self.backward = tok2vec, backward
 
     def learn(self, docs: list[Doc], examples: list[Example], drop: float) -> float:
         raise NotImplementedError
@@ -52,7 +51,7 @@ class Head(TrainablePipe):
         if without_outputs:  # trf_tok2vec is excluded from this update
             self.tok2vec.annotate(without_outputs)
         losses[self.name] = losses.get(self.name, 0.0) + self.learn(docs, examples, drop)
-        self.tok2vec.head_updated(self.name)
+        self.backward.head_updated(self.name)
         if sgd not in (None, False):
             self.finish_update(sgd)
         return losses
@@ -60,7 +59,7 @@ class Head(TrainablePipe):
     def finish_update(self, sgd: Optimizer) -> None:
         self.model.finish_update(sgd)
         if self.tok2vec is not None:
-            self.tok2vec.head_finished(self.name, sgd)
+            self.backward.head_finished(self.name, sgd)
 
     def initialize(self, get_examples: Any, *, nlp: Any = None) -> None:
         raise NotImplementedError

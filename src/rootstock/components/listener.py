@@ -7,7 +7,7 @@ every component with a tok2vec layer in its config: tagger, parser, ner, textcat
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from spacy.tokens import Doc
 from thinc.api import Model, Optimizer
@@ -15,9 +15,7 @@ from thinc.shims import Shim
 
 from ..pieces.alignment import add_tensor_gradient
 from ..pieces.pieces import PIECES
-
-if TYPE_CHECKING:
-    from .tok2vec import TransformerTok2Vec
+from .backward import BackwardPass, Transformer
 
 
 def make_listener() -> Model[list[Doc], list[Any]]:
@@ -37,18 +35,19 @@ def listeners_of(component: Any) -> list[Model]:
 class Link(Shim):
     """Connects a listener to its `trf_tok2vec`. A shim, because Thinc calls its `finish_update` at each step."""
 
-    tok2vec: TransformerTok2Vec | None = None
+    tok2vec: Transformer | None = None
+    backward: BackwardPass  # set together with tok2vec
     component = ""
 
     def __init__(self) -> None:
         super().__init__(None)
 
-    def connect(self, tok2vec: TransformerTok2Vec, component: str) -> None:
-        self.tok2vec, self.component = tok2vec, component
+    def connect(self, tok2vec: Transformer, backward: BackwardPass, component: str) -> None:
+        self.tok2vec, self.backward, self.component = tok2vec, backward, component
 
     def finish_update(self, optimizer: Optimizer) -> None:
         if self.tok2vec is not None:
-            self.tok2vec.head_finished(self.component, optimizer)
+            self.backward.head_finished(self.component, optimizer)
 
     def __deepcopy__(self, memo: dict) -> Link:
         return Link()  # a copy of a component is not part of the pipeline
@@ -76,7 +75,7 @@ def _forward(model: Model, docs: list[Doc], is_train: bool) -> tuple[list[Any], 
     def backprop(d_tensors: list[Any]) -> list[Doc]:
         for doc, d_tensor in zip(docs, d_tensors, strict=True):
             add_tensor_gradient(doc, d_tensor)
-        link.tok2vec.head_updated(link.component)
+        link.backward.head_updated(link.component)
         return docs
 
     return tensors, backprop

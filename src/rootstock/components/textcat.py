@@ -5,7 +5,7 @@ Other settings of `head` classify and average over other rows (`pooling.py`).
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import srsly
@@ -20,12 +20,10 @@ from thinc.types import Ragged
 from .. import attributes
 from ..weights.families import classifier_of
 from ..weights.weights import ToBytesMixin
+from .backward import BackwardPass, Transformer
 from .head import Head
 from .hidden import hidden_layer, set_hidden
 from .pooling import CLASS_PIECE_POOLING, POOLING, Rows
-
-if TYPE_CHECKING:
-    from .tok2vec import TransformerTok2Vec
 
 
 @Language.factory(
@@ -103,8 +101,8 @@ class TrfTextCat(ToBytesMixin, Head):
     def label_data(self) -> list[str]:
         return list(self.labels)
 
-    def connect(self, tok2vec: "TransformerTok2Vec") -> None:
-        super().connect(tok2vec)
+    def connect(self, tok2vec: Transformer, backward: BackwardPass) -> None:
+        super().connect(tok2vec, backward)
         if self.head == "native" and self.hidden is None and tok2vec.model.shims:
             self.hidden = hidden_layer(tok2vec.transformer.config, self.seed)
         self._add_rows()

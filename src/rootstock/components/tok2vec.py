@@ -1,9 +1,7 @@
 """`trf_tok2vec`: run the transformer and set `doc.tensor`, vectors and the `._.trf_*` outputs."""
 
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -18,6 +16,7 @@ from .. import attributes
 from ..pieces.pieces import Pieces
 from ..training.learning_rates import LearningRates
 from ..weights.weights import ToBytesMixin, load_model, omit_weights_paths, save_model
+from .backward import BackwardPass, heads_in_update
 from .head import Head
 from .listener import listeners_of
 
@@ -43,6 +42,7 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
         "mix_layers": False,
         "hidden_states": False,
         "attentions": False,
+        "kernels": True,
     },
 )
 def make_tok2vec(
@@ -59,6 +59,7 @@ def make_tok2vec(
     mix_layers: bool,
     hidden_states: bool,
     attentions: bool,
+    kernels: bool,
 ) -> "TransformerTok2Vec":
     """Make the component for `nlp.add_pipe`.
 
@@ -76,6 +77,7 @@ def make_tok2vec(
     mix_layers: compute `trf_last_hidden_state` and `doc.tensor` from a learned mix of all layers (Peters et al. 2018,
         "Deep contextualized word representations"). The pooler still reads the last layer.
     hidden_states, attentions: whether to set `doc._.trf_all_hidden_states` and `doc._.trf_all_attentions`.
+    kernels: whether to use the faster operations of `rootstock.encoder.kernels`; false: plain PyTorch, the reference.
     Raises ValueError if config.json or model.safetensors is not found, or weights are missing.
     """
     pipe = TransformerTok2Vec(
@@ -87,7 +89,7 @@ def make_tok2vec(
         precision=precision,
         saved_precision=saved_precision,
         mix_layers=mix_layers,
-        layers={"hidden_states": hidden_states, "attentions": attentions},
+        encoder={"hidden_states": hidden_states, "attentions": attentions, "kernels": kernels},
     )
     if weights is not None:
         pipe.read_weights(Path(weights))
@@ -112,7 +114,7 @@ class TransformerTok2Vec(ToBytesMixin, TrainablePipe):
         precision: str,
         saved_precision: str,
         mix_layers: bool,
-        layers: dict[str, bool],
+        encoder: dict[str, bool],
     ) -> None:
         attributes.register()
         self.vocab = vocab
@@ -124,13 +126,11 @@ class TransformerTok2Vec(ToBytesMixin, TrainablePipe):
         self.precision = precision
         self.saved_precision = saved_precision
         self.mix_layers = mix_layers
-        self.layers = layers
+        self.encoder = encoder  # more settings of make_encoder
         self.model = Model("transformer", _no_weights)
         self.listener_map: dict[str, list[Model]] = {}
         self.heads: dict[str, Head] = {}  # the listening components that are subclasses of Head
-        self._active: frozenset[str] = frozenset()  # heads that are updated with this batch
-        self._pending: set[str] = set()  # active heads that have not added their gradient yet
-        self._backprop: Any = None  # None after the backward pass
+        self.backward = BackwardPass(self._step)
 
     @property
     def transformer(self) -> Any:
@@ -203,21 +203,25 @@ class TransformerTok2Vec(ToBytesMixin, TrainablePipe):
         losses = {} if losses is None else losses
         losses.setdefault(self.name, 0.0)  # there is no loss here, but spaCy's loggers expect an entry
         docs = [eg.predicted for eg in examples]
-        self._finish_backward()
-        self._pending = _heads_in_update(set(self.listener_map)) if self.trainable else set()
-        self._active = frozenset(self._pending)
-        if self._pending:
+        self.backward.complete()
+        heads = heads_in_update(set(self.listener_map)) if self.trainable else set()
+        backprop = None
+        if heads:
             from ..encoder.kernels.dropout import set_dropout
 
             set_dropout(self.transformer, drop)
             self.model.attrs["class_pieces_only"] = self._needs_only_class_pieces()
             encoded, backprop = self.model.begin_update([self._pieces(doc) for doc in docs])
-            class_only = [output.class_states is not None for output in encoded]
-            self._backprop = lambda: backprop([_gradients(*args) for args in zip(docs, class_only, strict=True)])
         else:
-            self._backprop = None
             encoded = self.predict(docs)
         self.set_annotations(docs, encoded)
+        if backprop is None:
+            self.backward.wait_for(set(), None)
+        else:
+            class_only = [output.class_states is not None for output in encoded]
+            self.backward.wait_for(
+                heads, lambda: backprop([_gradients(*args) for args in zip(docs, class_only, strict=True)])
+            )
         return losses
 
     def _pieces(self, doc: Doc) -> Pieces:
@@ -237,34 +241,11 @@ class TransformerTok2Vec(ToBytesMixin, TrainablePipe):
         """Set the outputs of documents that this component's `update` has not processed."""
         self.set_annotations(docs, self.predict(docs))
 
-    def head_updated(self, name: str) -> None:
-        """Called when a head has added its gradient; the last call runs the backward pass."""
-        self._pending.discard(name)
-        if not self._pending and self._backprop is not None:
-            self._backprop()
-            self._backprop = None
-
-    def head_finished(self, name: str, sgd: Optimizer) -> None:
-        """Called when a head has stepped; it adds no more gradients, even if it has not called `head_updated`."""
-        self.head_updated(name)
-        self._step(sgd)
-
     def finish_update(self, sgd: Optimizer) -> None:
-        """Step, if all heads have been updated, as in `spacy train`.
-
-        `nlp.update(sgd=...)` calls this before the heads' updates; the last head then starts the step.
-        """
-        self._finish_backward()
-        self._step(sgd)
-
-    def _finish_backward(self) -> None:
-        """Run the backward pass if some heads have added their gradients, but others have not and will not."""
-        if len(self._pending) < len(self._active):
-            self._pending.clear()
-            self.head_updated("")
+        self.backward.finish_update(sgd)
 
     def _step(self, sgd: Optimizer) -> None:
-        if self._backprop is None and self.model.shims and self.trainable:
+        if self.model.shims and self.trainable:
             self.model.attrs["loss_scale"].unscale(self.model)
             self.model.finish_update(sgd)
 
@@ -288,11 +269,11 @@ class TransformerTok2Vec(ToBytesMixin, TrainablePipe):
         if isinstance(component, Head):
             self.add_listener(component.model, component.name)
             self.heads[component.name] = component
-            component.connect(self)
+            component.connect(self, self.backward)
         for listener in listeners_of(component):
             self.heads.pop(component.name, None)
             self.add_listener(listener, component.name)
-            listener.shims[0].connect(self, component.name)
+            listener.shims[0].connect(self, self.backward, component.name)
             if self.model.shims:
                 listener.set_dim("nO", self.width)
 
@@ -310,7 +291,7 @@ class TransformerTok2Vec(ToBytesMixin, TrainablePipe):
             from ..encoder.layer_mix import LayerMix
 
             mix = LayerMix.read(folder / MIX_FILE, net.config.num_hidden_layers + 1)
-        self.model = make_encoder(net, self.words_per_batch, self.precision, self.rates, mix=mix, **self.layers)
+        self.model = make_encoder(net, self.words_per_batch, self.precision, self.rates, mix=mix, **self.encoder)
 
     def to_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> None:
         save_model(self.transformer, path, self.saved_precision)
@@ -337,14 +318,3 @@ def _gradients(doc: Doc, class_pieces_only: bool) -> tuple[Any, Any]:
         class_pieces = Pieces.of(doc).window_class.tolist()
         states = gradients.get("class_states") if states is None else states[class_pieces]
     return states, gradients.get("pooler_output")
-
-
-def _heads_in_update(heads: set[str]) -> set[str]:
-    """The heads that the running `Language.update` will update; all of them if none is running."""
-    # spaCy does not tell components which others are excluded, but the last included head must run the backward pass.
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        if frame.f_code is Language.update.__code__:
-            return heads & (set(frame.f_locals["self"].pipe_names) - set(frame.f_locals["exclude"]))
-        frame = frame.f_back
-    return heads

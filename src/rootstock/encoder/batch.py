@@ -15,6 +15,7 @@ from ..pieces.packing import pack
 from ..pieces.pieces import Pieces
 from ..weights.families import family_of
 from .kernels import attention
+from .last_layer import has_attention_output
 
 
 class Encoded(NamedTuple):
@@ -51,14 +52,15 @@ class Layout(NamedTuple):
 class Batch:
     """The concatenated windows of all documents, and the bounds of each document's pieces, tokens and sentences.
 
+    unpadded: whether the model takes windows end to end instead of padded, on a CPU.
     class_pieces_only: whether to compute the last layer only for class pieces, if the model family allows it.
     """
 
-    def __init__(self, docs: list[Pieces], net: Any, attentions: bool, class_pieces_only: bool) -> None:
+    def __init__(self, docs: list[Pieces], net: Any, unpadded: bool, class_pieces_only: bool) -> None:
         weights = next(net.parameters())
         self.device, self.dtype = weights.device, weights.dtype
         self.config, family = net.config, family_of(net.config)
-        self.unpadded = family.unpadded and not attentions and self.device.type == "cpu"
+        self.unpadded = unpadded and self.device.type == "cpu"
         self.first_position_id = family.reserved_positions
         self.pad_id = net.config.pad_token_id or 0
         self.joined, self.bounds = Pieces.join(docs)
@@ -70,7 +72,7 @@ class Batch:
         self.has_types = bool(self.types.any()) and takes_types
         self.sentences = _SegmentMean(self.joined.window_sentence, self.joined.n_sentences, self.device)
         class_first = np.array_equal(window_pieces[self.starts], self.joined.window_class)
-        self.class_pieces_only = class_pieces_only and family.attention_output is not None and class_first
+        self.class_pieces_only = class_pieces_only and class_first and has_attention_output(net)
         self.n_rows = len(self.lengths if self.class_pieces_only else window_pieces)
         self.pieces = _SegmentMean(window_pieces, len(self.joined.ids), self.device)
 

@@ -13,7 +13,7 @@ import os
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -33,14 +33,9 @@ from .kernels.linear import packed_weights, product_dtype, replace_linear
 from .last_layer import select_rows
 from .layer_mix import LayerMix
 
-# A forked child (`nlp.pipe(n_process=2)`) inherits OpenMP's locks without its threads, and would wait for them forever.
-os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
-
-
 LARGE_BATCH_PACKS = 8  # a batch of at least this many packs is large: memory then matters more than time
 LARGE_BATCH_BUDGET_DIVISOR = 4  # training splits the budget of a large batch by this, for smaller microbatches
 TRIM_INTERVAL = 50  # training batches between returns of free heap memory: over an epoch it would fragment
-_libc = ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
 
 
 def make_encoder(
@@ -51,6 +46,7 @@ def make_encoder(
     hidden_states: bool = False,
     attentions: bool = False,
     mix: LayerMix | None = None,
+    kernels: bool = True,
 ) -> Model:
     """A Thinc model from list[Pieces] to list[Encoded].
 
@@ -65,14 +61,18 @@ def make_encoder(
     rates: learning rates of the layers.
     hidden_states, attentions: whether predictions contain those of every layer.
     mix: computes last_hidden_state from the states of all layers.
+    kernels: whether to use the operations in `kernels` and the fused Adam; if not, plain PyTorch is the reference.
     """
+    _limit_threads_after_fork()
+    unpadded = kernels and not attentions and family_of(net.config).unpadded and attention.can_be_used()
     if attentions:
         net.set_attn_implementation("eager")  # fused kernels do not return attention weights
-    elif family_of(net.config).unpadded:
+    elif unpadded:
         net.set_attn_implementation(attention.IMPLEMENTATION)
         net.embeddings.register_forward_hook(_cast_embeddings)
-    replace_dropout(net)
-    replace_linear(net)
+    if kernels:
+        replace_dropout(net)
+        replace_linear(net)
     net.get_input_embeddings().sparse = True  # a batch uses few rows of this table
     return Model(
         "transformer",
@@ -82,13 +82,14 @@ def make_encoder(
             "precision": precision,
             "hidden_states": hidden_states,
             "attentions": attentions,
+            "unpadded": unpadded,
             "class_pieces_only": False,
             "n_batches": 0,  # training batches so far
             "loss_scale": LossScale(2.0**16 if precision == "fp16" else 1.0),
         },
         shims=[
-            _Shim(net, rates.of([name for name, _ in net.named_parameters()])),
-            *([] if mix is None else [_Shim(mix, {name: 1.0 for name, _ in mix.named_parameters()})]),
+            _Shim(net, rates.of([name for name, _ in net.named_parameters()]), kernels),
+            *([] if mix is None else [_Shim(mix, {name: 1.0 for name, _ in mix.named_parameters()}, kernels)]),
         ],
     )
 
@@ -96,28 +97,45 @@ def make_encoder(
 class _Shim(PyTorchShim):
     """Thinc's shim with a learning rate for each parameter. Parameters with rate 0 are frozen."""
 
-    def __init__(self, net: Any, rates: dict[str, float]) -> None:
+    def __init__(self, net: Any, rates: dict[str, float], kernels: bool) -> None:
         super().__init__(net)
-        self.rates = rates
+        self.rates, self.kernels = rates, kernels
         for name, parameter in net.named_parameters():
             parameter.requires_grad_(rates[name] > 0)
 
     def finish_update(self, optimizer: Optimizer) -> None:
-        parameters = self._model.named_parameters()
-        adam.step(optimizer, (((self.id, name), parameter, self.rates[name]) for name, parameter in parameters))
+        named = self._model.named_parameters()
+        parameters = (((self.id, name), parameter, self.rates[name]) for name, parameter in named)
+        adam.step(optimizer, parameters, fused=self.kernels)
 
 
 def has_fast_bf16(device: torch.device) -> bool:
-    """Whether the hardware multiplies bfloat16 matrices faster than float32 ones."""
+    """Whether the hardware multiplies bfloat16 matrices faster than float32 ones; False if PyTorch does not tell."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    private = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return any(getattr(torch.cpu, name, lambda: False)() is True for name in private)
+
+
+@cache
+def _malloc_trim() -> Callable[[int], Any] | None:
+    """The function of glibc; None with another C library."""
+    libc = ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
+    return getattr(libc, "malloc_trim", None)
 
 
 def _trim_heap() -> None:
     """Return free heap memory to the system: fragments that fit no array would add up to gigabytes."""
-    if _libc is not None:
-        _libc.malloc_trim(0)
+    trim = _malloc_trim()
+    if trim is not None:
+        trim(0)
+
+
+@cache
+def _limit_threads_after_fork() -> None:
+    """A forked child (`nlp.pipe(n_process=2)`) has OpenMP's locks without its threads, and would wait forever."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 def _coalesce_gradient(table: torch.nn.Parameter) -> None:
@@ -143,7 +161,7 @@ def _forward(model: Model, docs: list[Pieces], is_train: bool) -> tuple[list[Enc
     net.train(is_train)
     needs_layers = model.attrs["hidden_states"] or model.attrs["attentions"] or mix is not None
     class_pieces_only = is_train and model.attrs["class_pieces_only"] and not needs_layers
-    batch = Batch(docs, net, model.attrs["attentions"], class_pieces_only)
+    batch = Batch(docs, net, model.attrs["unpadded"], class_pieces_only)
     budget, scale, precision = (model.attrs[name] for name in ("words_per_batch", "loss_scale", "precision"))
     output_flags = {
         "output_hidden_states": model.attrs["hidden_states"] or mix is not None,

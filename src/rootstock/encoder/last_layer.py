@@ -11,18 +11,35 @@ import torch
 from ..weights.families import family_of
 
 
+def has_attention_output(net: Any) -> bool:
+    """Whether the modules that `select_rows` changes are known and there."""
+    try:
+        return _modules(net) is not None
+    except AttributeError:  # this version of Transformers names them otherwise
+        return False
+
+
+def _modules(net: Any) -> tuple[torch.nn.Module, torch.nn.Module] | None:
+    """The last layer, and the module in it that takes what attention gives; None if the family has no such module."""
+    path = family_of(net.config).attention_output
+    if path is None:
+        return None
+    layers, _, attention_output = path.partition("{}.")
+    layer = net.get_submodule(f"{layers}{net.config.num_hidden_layers - 1}")
+    return layer, layer.get_submodule(attention_output)
+
+
 @contextmanager
 def select_rows(net: Any, rows: torch.Tensor) -> Iterator[None]:
     """Within, the model's last_hidden_state is only these rows: (1, n_rows, width).
 
-    The model's family must have `attention_output`: from that module on, no piece depends on another.
+    The model must have an attention output (`has_attention_output`): from there on, no piece depends on another.
 
     rows (int, Shape (n_rows,)): indices into the flattened input, padding included.
     """
-    path = family_of(net.config).attention_output
-    assert path is not None
-    layers, _, attention_output = path.partition("{}.")
-    layer = net.get_submodule(f"{layers}{net.config.num_hidden_layers - 1}")
+    modules = _modules(net)
+    assert modules is not None
+    layer, attention_output = modules
 
     def limit_queries(module: Any, inputs: tuple, kwargs: dict[str, Any]) -> tuple:
         windows = kwargs.get("windows")
@@ -33,7 +50,7 @@ def select_rows(net: Any, rows: torch.Tensor) -> Iterator[None]:
 
     handles = [
         layer.register_forward_pre_hook(limit_queries, with_kwargs=True),
-        layer.get_submodule(attention_output).register_forward_pre_hook(select),
+        attention_output.register_forward_pre_hook(select),
     ]
     try:
         yield

@@ -6,6 +6,7 @@ import copy
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,17 +122,12 @@ class ToBytesMixin:
             return self.from_disk(Path(tmp))
 
 
-class _PipeConfigs(dict):
-    """spaCy's record of each component's config, with the path of the weights folder removed."""
-
-    def __setitem__(self, name: str, config: Config) -> None:
-        if config.get("weights") is not None:
-            config = Config({**config, "weights": None})
-        super().__setitem__(name, config)
-
-
 def omit_weights_paths(nlp: Language) -> None:
     """Keep paths of weights folders out of `nlp.config`: a saved pipeline contains its own weights."""
     # spaCy records the config after the factory has returned, and has no hook at that point.
-    if not isinstance(nlp._pipe_configs, _PipeConfigs):
-        nlp._pipe_configs = _PipeConfigs(nlp._pipe_configs)
+    nlp.get_pipe_config = partial(_config_without_path, nlp)
+
+
+def _config_without_path(nlp: Language, name: str) -> Config:
+    config = type(nlp).get_pipe_config(nlp, name)
+    return config if config.get("weights") is None else Config({**config, "weights": None})

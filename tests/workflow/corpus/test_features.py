@@ -8,15 +8,15 @@ from tests.conftest import pipeline
 from workflow.corpus import features, shards
 
 
-def test_a_document_comes_back_without_tokens_but_with_all_that_a_head_needs(tiny, tmp_path):
+def test_a_reduced_document_keeps_features_labels_and_text_but_no_tokens(tiny, tmp_path):
     nlp = pipeline(tiny)
     doc = next(nlp.pipe(["One. Two."]))
     doc.cats, doc.user_data[shards.ROW] = {"A": 1.0}, "train.jsonl:1"
     shards.write([features.reduced(doc, np.ones((2, 16), "float32"))], tmp_path, 2)
-    (back,) = shards.read(shards.files(tmp_path), nlp.vocab)
-    assert (len(back), back.cats, back.user_data[shards.ROW]) == (0, {"A": 1.0}, "train.jsonl:1")
-    assert back.user_data[features.TEXT] == "One. Two."
-    np.testing.assert_array_equal(back.user_data[features.ROWS], np.ones((2, 16)))
+    (stored,) = shards.read(shards.files(tmp_path), nlp.vocab)
+    assert (len(stored), stored.cats, stored.user_data[shards.ROW]) == (0, {"A": 1.0}, "train.jsonl:1")
+    assert stored.user_data[features.TEXT] == "One. Two."
+    np.testing.assert_array_equal(stored.user_data[features.ROWS], np.ones((2, 16)))
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ def test_a_document_comes_back_without_tokens_but_with_all_that_a_head_needs(tin
         ({"trainable": False, "saved_precision": "bf16"}, False),
     ],
 )
-def test_only_a_pipeline_that_would_compute_the_same_reads_them(tiny, tmp_path, settings, used):
+def test_only_a_pipeline_that_would_compute_the_same_features_reads_them(tiny, tmp_path, settings, used):
     nlp = pipeline(tiny, **settings)
     inputs = {"features": tmp_path, "wordpieces/dev": tmp_path / "pieces"}
     (tmp_path / features.REPORT).write_text("{}")
@@ -37,27 +37,29 @@ def test_only_a_pipeline_that_would_compute_the_same_reads_them(tiny, tmp_path, 
     assert features.folder(inputs, "dev", nlp) == tmp_path / ("dev" if used else "pieces")
 
 
-def test_a_sweep_of_heads_reads_what_was_computed_once(finished, tmp_path):
-    """The same curves and predictions as when each point computes for itself; and they do come from the files."""
+def test_points_of_a_sweep_reuse_stored_features(finished, tmp_path):
+    """Curves and predictions are the same as without stored features, and change if the stored features change."""
     project = finished.copy(tmp_path / "project")
     project.set(**{"finetune.trainable": False, "finetune.epochs": 2, "sweep": {"base": {}, "hot": {"seed": 1}}})
     data = project.folder / "data"
 
-    def trained():
+    def losses_and_scores():
         for name in ("encode", "finetune@hot", "evaluate@hot"):
             project.stage(name)
         curve = json.loads((data / "model/hot/dev_curve.json").read_text())
         predictions = map(json.loads, (data / "evaluation/hot/test.jsonl").read_text().splitlines())
         return [point["dev_loss"] for point in curve] + [p["scores"]["POSITIVE"] for p in predictions]
 
-    alone = trained()
+    without_features = losses_and_scores()
     assert not list((data / "features").rglob("*.spacy"))
     project.set(**{"encode.features": True})
-    assert trained() == pytest.approx(alone, abs=1e-5)
+    assert losses_and_scores() == pytest.approx(without_features, abs=1e-5)
     vocab = spacy.blank("en").vocab
     dev = list(shards.read(shards.files(data / "features/dev"), vocab))
     for doc in dev:
         doc.user_data[features.ROWS] = 0 * doc.user_data[features.ROWS]
     shards.write(dev, data / "features/dev", 500)
     project.stage("finetune@hot")
-    assert json.loads((data / "model/hot/dev_curve.json").read_text())[0]["dev_loss"] != pytest.approx(alone[0])
+    assert json.loads((data / "model/hot/dev_curve.json").read_text())[0]["dev_loss"] != pytest.approx(
+        without_features[0]
+    )

@@ -9,9 +9,11 @@ from workflow.corpus.rows import Tally, find, read
 from workflow.engine.errors import Problem
 
 
-def rows(path, exclusive=True, on_bad_row="fail", known=None):
+def rows(path, exclusive=True, on_bad_row="fail", allowed_labels=None):
     tally = Tally()
-    return list(read(path, exclusive=exclusive, on_bad_row=on_bad_row, tally=tally, known=known)), tally
+    return list(
+        read(path, exclusive=exclusive, on_bad_row=on_bad_row, tally=tally, allowed_labels=allowed_labels)
+    ), tally
 
 
 def write(tmp_path, name, content):
@@ -22,7 +24,7 @@ def write(tmp_path, name, content):
 
 FORMATS = {
     "JSON Lines": ("a.jsonl", '{"text": "Fine.", "label": "A"}\n\n{"text": "Bad.", "label": "B", "extra": 1}\n', True),
-    "JSON Lines, no last line end, BOM": ("a.jsonl", '\ufeff{"text": "Fine.", "label": "A"}\r\n{"text": "Bad.", "label": "B"}', True),
+    "JSON Lines, BOM, no newline at the end": ("a.jsonl", '\ufeff{"text": "Fine.", "label": "A"}\r\n{"text": "Bad.", "label": "B"}', True),
     "JSON Lines, several labels": ("a.jsonl", '{"text": "Fine.", "labels": ["A"]}\n{"text": "Bad.", "labels": ["B", "C"]}\n', False),
     "CSV": ("a.csv", 'label,text\nA,Fine.\n"B","Bad."\n', True),
     "CSV, several labels": ("a.csv", "text,labels\nFine.,A\nBad.,B|C\n", False),
@@ -43,7 +45,7 @@ FORMATS = {
 
 
 @pytest.mark.parametrize(("name", "content", "exclusive"), FORMATS.values(), ids=FORMATS.keys())
-def test_every_format(tmp_path, name, content, exclusive):
+def test_every_format_is_read(tmp_path, name, content, exclusive):
     found, tally = rows(write(tmp_path, name, content), exclusive)
     assert [(row.text, sorted(row.labels)) for row in found] == [
         ("Fine.", ["A"]),
@@ -52,30 +54,30 @@ def test_every_format(tmp_path, name, content, exclusive):
     assert all(row.complete for row in found) and tally.skipped == []
 
 
-def test_binary_answers_speak_of_their_own_label(tmp_path):
+def test_a_binary_answer_annotates_only_its_own_label(tmp_path):
     content = '{"text": "x", "label": "A", "answer": "reject"}\n{"text": "x", "label": "B", "answer": "accept"}\n'
     found, _ = rows(write(tmp_path, "a.jsonl", content), exclusive=False)
     assert [(row.labels, row.complete) for row in found] == [({"A": False}, False), ({"B": True}, False)]
 
 
-def test_no_label_at_all_is_an_answer_too(tmp_path):
+def test_an_empty_list_of_labels_is_a_complete_annotation(tmp_path):
     found, _ = rows(write(tmp_path, "a.jsonl", '{"text": "x", "labels": []}'), exclusive=False)
     assert found[0].labels == {} and found[0].complete
 
 
 BAD = {
     "not JSON": ("a.jsonl", '{"text": "x", "label"', "not JSON (Expecting"),
-    "a monstrous number": ("a.jsonl", '{"text": ' + "9" * 5000 + "}", "JSON that Python cannot read"),
-    "a monstrous depth": ("a.jsonl", "[" * 100_000, "JSON that Python cannot read"),
-    "no object": ("a.jsonl", "[1]", "expected a JSON object, found list"),
+    "number with thousands of digits": ("a.jsonl", '{"text": ' + "9" * 5000 + "}", "JSON that Python cannot read"),
+    "thousands of nested brackets": ("a.jsonl", "[" * 100_000, "JSON that Python cannot read"),
+    "not an object": ("a.jsonl", "[1]", "expected a JSON object, found list"),
     "no text": ("a.jsonl", '{"label": "A"}', "it has no text"),
     "text without words": ("a.jsonl", '{"text": " \\n ", "label": "A"}', "its text has no words"),
     "text is a number": ("a.jsonl", '{"text": 3, "label": "A"}', "its text is not a string: 3"),
     "no label": ("a.jsonl", '{"text": "x"}', "it has no label"),
     "label is a number": ("a.jsonl", '{"text": "x", "label": 1}', "its label is not a string with words: 1"),
     "two labels": ("a.jsonl", '{"text": "x", "labels": ["A", "B"]}', "expected one label (data.exclusive: true), found 2"),
-    "labels are no list": ("a.jsonl", '{"text": "x", "labels": "A"}', "expected a list of labels, found 'A'"),
-    "odd answer": ("a.jsonl", '{"text": "x", "label": "A", "answer": "yes"}', "not 'yes'"),
+    "labels are not a list": ("a.jsonl", '{"text": "x", "labels": "A"}', "expected a list of labels, found 'A'"),
+    "unknown answer": ("a.jsonl", '{"text": "x", "label": "A", "answer": "yes"}', "not 'yes'"),
     "unknown label": ("a.jsonl", '{"text": "x", "label": "Z"}', "label 'Z' does not occur in train (train has A, B)"),
     "not UTF-8": ("a.jsonl", b'{"text": "caf\xe9", "label": "A"}', "not UTF-8"),
     "half a surrogate pair": ("a.jsonl", '{"text": "\\ud83d", "label": "A"}', "not UTF-8"),
@@ -86,7 +88,7 @@ BAD = {
 
 
 @pytest.mark.parametrize(("name", "row", "reason"), BAD.values(), ids=BAD.keys())
-def test_bad_rows_are_named_or_skipped_and_counted(tmp_path, name, row, reason):
+def test_a_bad_row_raises_or_is_skipped_and_counted(tmp_path, name, row, reason):
     good = {
         "a.jsonl": ["", '{"text": "y", "label": "A"}'],
         "a.csv": ["text,label", "y,A"],
@@ -95,26 +97,26 @@ def test_bad_rows_are_named_or_skipped_and_counted(tmp_path, name, row, reason):
     lines = [part if isinstance(part, bytes) else part.encode() for part in (*good, row)]
     path = write(tmp_path, name, b"\n".join(lines) + b"\n")
     with pytest.raises(Problem) as caught:
-        rows(path, known={"A", "B"})
+        rows(path, allowed_labels={"A", "B"})
     assert str(caught.value).startswith(f"{path}:3: ") and reason in str(caught.value)
     assert "data.on_bad_row: skip" in str(caught.value)
-    found, tally = rows(path, on_bad_row="skip", known={"A", "B"})
+    found, tally = rows(path, on_bad_row="skip", allowed_labels={"A", "B"})
     assert [row.text for row in found] == ["y"]
     assert len(tally.skipped) == 1 and tally.skipped[0].startswith(f"{path}:3: ") and reason in tally.skipped[0]
 
 
-def test_lines_of_csv_are_counted_through_quoted_line_ends(tmp_path):
+def test_csv_line_numbers_include_line_breaks_in_quotes(tmp_path):
     path = write(tmp_path, "a.csv", 'text,label\n"two\nlines",A\nx,\n')
     with pytest.raises(Problem, match=r"a\.csv:4: it has no label"):
         rows(path)
 
 
-def test_blank_lines_of_csv_are_counted(tmp_path):
+def test_csv_line_numbers_include_blank_lines(tmp_path):
     with pytest.raises(Problem, match=r"a\.csv:4: it has no label"):
         rows(write(tmp_path, "a.csv", "text,label\n\n\nx,\n"))
 
 
-def test_a_stray_quote_in_a_tsv_swallows_nothing(tmp_path):
+def test_quotes_in_tsv_are_literal(tmp_path):
     found, _ = rows(write(tmp_path, "a.tsv", 'text\tlabel\n"Odd.\tA\nFine.\tB\n"\tB\n'))
     assert [row.text for row in found] == ['"Odd.', "Fine.", '"']
 
@@ -136,13 +138,13 @@ def test_all_formats_give_the_same_rows(tmp_path, pairs):
         assert [(row.text, *row.labels) for row in rows(tmp_path / name)[0]] == pairs
 
 
-def test_rows_stream(tmp_path):
+def test_rows_are_read_lazily(tmp_path):
     path = write(tmp_path, "a.jsonl", '{"text": "x", "label": "A"}\nnot JSON\n')
     stream = read(path, exclusive=True, on_bad_row="fail", tally=Tally())
     assert next(stream).text == "x"
 
 
-def test_two_files_for_one_split(tmp_path):
+def test_a_split_must_have_only_one_file(tmp_path):
     assert find(tmp_path, "train") is None
     write(tmp_path, "train.csv", "")
     assert find(tmp_path, "train") == tmp_path / "train.csv"

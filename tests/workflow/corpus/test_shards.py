@@ -21,16 +21,20 @@ def annotated(tiny):
     return nlp.vocab, docs
 
 
-def test_what_is_written_comes_back(tiny, tmp_path):
+def test_documents_survive_a_round_trip(tiny, tmp_path):
     vocab, docs = annotated(tiny)
     shards.write(iter(docs), tmp_path / "train", shard_docs=2)
     files = shards.files(tmp_path / "train")
     assert [file.name for file in files] == ["00000.spacy", "00001.spacy"]
-    for doc, back in zip(docs, shards.read(files, vocab), strict=True):
-        assert (back.text, back.cats, back.user_data[shards.ROW]) == (doc.text, doc.cats, doc.user_data[shards.ROW])
-        assert [sent.text for sent in back.sents] == [sent.text for sent in doc.sents]
+    for doc, stored in zip(docs, shards.read(files, vocab), strict=True):
+        assert (stored.text, stored.cats, stored.user_data[shards.ROW]) == (
+            doc.text,
+            doc.cats,
+            doc.user_data[shards.ROW],
+        )
+        assert [sent.text for sent in stored.sents] == [sent.text for sent in doc.sents]
         for name, value in vars(Pieces.of(doc)).items():
-            np.testing.assert_array_equal(getattr(Pieces.of(back), name), value, err_msg=name)
+            np.testing.assert_array_equal(getattr(Pieces.of(stored), name), value, err_msg=name)
 
 
 def parsed(vocab):
@@ -53,14 +57,14 @@ def parsed(vocab):
     return doc
 
 
-def test_nothing_of_what_spacy_would_have_written_is_lost(tiny, tmp_path):
+def test_docbin_reads_everything_that_it_would_have_written(tiny, tmp_path):
     vocab, docs = annotated(tiny)
     docs.insert(1, parsed(vocab))
     docs.append(Doc(vocab, words=["no", "spaces"]))
     shards.write(iter(docs), tmp_path, shard_docs=10)
     (file,) = shards.files(tmp_path)
-    back = DocBin().from_disk(file).get_docs(Vocab())
-    assert bytes_of(back) == bytes_of(docs)
+    stored = DocBin().from_disk(file).get_docs(Vocab())
+    assert bytes_of(stored) == bytes_of(docs)
 
 
 def bytes_of(docs):
@@ -73,16 +77,16 @@ def test_attributes_that_no_token_has_are_left_out(tmp_path):
     assert DocBin().from_disk(tmp_path / "00000.spacy").attrs == [ORTH, NORM, SENT_START]
 
 
-def scrambled(shard):
-    """As if DocBin had begun to order its attributes otherwise."""
+def reordered(shard):
+    """Bytes as if a new version of DocBin ordered its attributes differently."""
     attrs = DocBin().attrs
     packed = DocBin(docs=shard, store_user_data=True)
     packed.attrs = [*attrs[1:], attrs[0]]
     return packed.to_bytes()
 
 
-@pytest.mark.parametrize("change", [("Packer", None), ("Unpacker", None), ("_pack", scrambled)], ids=lambda c: c[0])
-def test_docbin_takes_over_if_its_format_is_another(tiny, tmp_path, monkeypatch, change):
+@pytest.mark.parametrize("change", [("Packer", None), ("Unpacker", None), ("_pack", reordered)], ids=lambda c: c[0])
+def test_docbin_writes_shards_if_its_format_has_changed(tiny, tmp_path, monkeypatch, change):
     vocab, docs = annotated(tiny)
     expected = bytes_of(docs)
     shards._docbin_reads_shards.cache_clear()
@@ -96,6 +100,6 @@ def test_docbin_takes_over_if_its_format_is_another(tiny, tmp_path, monkeypatch,
     assert bytes_of(DocBin(store_user_data=True).from_disk(tmp_path / "00000.spacy").get_docs(Vocab())) == expected
 
 
-def test_shards_are_packed_here_with_the_docbin_of_today():
+def test_the_installed_docbin_reads_shards():
     shards._docbin_reads_shards.cache_clear()
     assert shards._docbin_reads_shards()

@@ -1,4 +1,4 @@
-"""dvc.yaml as this project reads it is dvc.yaml as DVC reads it."""
+"""workflow.engine.dag reads dvc.yaml as DVC does."""
 
 import subprocess
 
@@ -9,7 +9,7 @@ from ruamel.yaml import YAML
 from tests.workflow.project import Project
 from workflow.engine import dag
 
-HARD = """
+TEMPLATES = """
 stages:
   splits:
     foreach: [train, dev, 3]
@@ -55,12 +55,12 @@ sweep:
 """
 
 
-def by_dvc(folder) -> dict[str, dag.Stage]:
-    found = {}
+def stages_of_dvc(folder) -> dict[str, dag.Stage]:
+    stages = {}
     for stage in Repo(str(folder)).index.stages:
         deps = [d for d in stage.deps if not hasattr(d, "params")]
         params = {d.def_path: d.read_params() for d in stage.deps if hasattr(d, "params")}
-        found[stage.name] = dag.Stage(
+        stages[stage.name] = dag.Stage(
             stage.name,
             stage.cmd,
             [d.def_path for d in deps],
@@ -68,14 +68,14 @@ def by_dvc(folder) -> dict[str, dag.Stage]:
             params,
             stage.meta or {},
         )
-    return found
+    return stages
 
 
-@pytest.fixture(params=["this project", "a sweep", "hard"])
+@pytest.fixture(params=["this project", "a sweep", "all kinds of templates"])
 def folder(request, tmp_path):
-    if request.param == "hard":
+    if request.param == "all kinds of templates":
         subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
-        (tmp_path / "dvc.yaml").write_text(HARD)
+        (tmp_path / "dvc.yaml").write_text(TEMPLATES)
         (tmp_path / "params.yaml").write_text(VALUES)
         (tmp_path / "other.yaml").write_text('versions: {torch: "2.10"}\nlist: [1, {a: 2}]\nunused: 3\n')
         subprocess.run(["dvc", "init", "--quiet"], cwd=tmp_path, check=True)
@@ -84,8 +84,8 @@ def folder(request, tmp_path):
     return Project(tmp_path, sweep=points).folder
 
 
-def test_stages_are_those_of_dvc(folder):
-    ours, theirs = dag.load(folder), by_dvc(folder)
+def test_stages_equal_those_of_dvc(folder):
+    ours, theirs = dag.load(folder), stages_of_dvc(folder)
     assert list(ours) == list(theirs)
     for name, stage in ours.items():
         expected = theirs[name]
@@ -93,7 +93,7 @@ def test_stages_are_those_of_dvc(folder):
         assert sorted(stage.deps) == sorted(expected.deps) and sorted(stage.outs) == sorted(expected.outs)
 
 
-def test_dvc_reads_yaml_by_c():
+def test_dvc_uses_the_c_parser_for_yaml():
     from _ruamel_yaml import CParser
 
-    assert YAML(typ="safe").Parser is CParser  # which DVC asks for
+    assert YAML(typ="safe").Parser is CParser  # the one that DVC uses

@@ -12,30 +12,30 @@ def write(tmp_path, **changes):
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     for key, value in changes.items():
         *sections, name = key.split(".")
-        place = params
+        mapping = params
         for section in sections:
-            place = place[section]
+            mapping = mapping[section]
         if value is ...:
-            del place[name]
+            del mapping[name]
         else:
-            place[name] = value
+            mapping[name] = value
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     return tmp_path / "params.yaml"
 
 
-def test_the_params_of_the_project_are_valid():
+def test_params_yaml_is_valid():
     assert load(ROOT / "params.yaml").seed == 0
 
 
 def test_every_key_has_a_comment():
     lines = (ROOT / "params.yaml").read_text().splitlines()
-    bare = []
+    without_comment = []
     for i, line in enumerate(lines):
         key, _, value = line.strip().partition(":")
         leaf = value.strip() and not line.startswith("#") and not key.startswith("#")
         if leaf and "#" not in line and not lines[i - 1].strip().startswith("#") and key != "model.safetensors":
-            bare.append(line)
-    assert not bare
+            without_comment.append(line)
+    assert not without_comment
 
 
 CASES = [
@@ -59,13 +59,13 @@ CASES = [
 
 
 @pytest.mark.parametrize(("changes", "message"), CASES)
-def test_what_is_wrong_is_named(tmp_path, changes, message):
+def test_an_error_names_key_value_and_reason(tmp_path, changes, message):
     with pytest.raises(Problem, match=message) as caught:
         load(write(tmp_path, **changes))
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_and_a_broken_file(tmp_path):
+def test_a_missing_or_malformed_file_raises(tmp_path):
     with pytest.raises(Problem, match="not found: run this in the root"):
         load(tmp_path / "params.yaml")
     (tmp_path / "params.yaml").write_text("a: [")
@@ -73,7 +73,7 @@ def test_a_missing_and_a_broken_file(tmp_path):
         load(tmp_path / "params.yaml")
 
 
-def test_a_stage_stops_before_any_work(tmp_path):
+def test_bad_params_stop_a_stage_before_any_work(tmp_path):
     project = Project(tmp_path, **{"evaluate.confidense": 0.9})
     for module in ("engine.params", "stages.download_weights"):
         done = project.module(module, check=False)
@@ -82,7 +82,7 @@ def test_a_stage_stops_before_any_work(tmp_path):
     assert not (tmp_path / "data/weights").exists()
 
 
-def test_a_folder_that_is_not_there_is_named_by_its_key(tmp_path, monkeypatch):
+def test_a_missing_data_folder_is_reported_with_its_key(tmp_path, monkeypatch):
     write(tmp_path, **{"data.folder": "data/smaple"})
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match=r"data\.folder is 'data/smaple': folder not found"):
@@ -91,14 +91,14 @@ def test_a_folder_that_is_not_there_is_named_by_its_key(tmp_path, monkeypatch):
     check()
 
 
-def test_a_country_that_has_no_grid(tmp_path):
+def test_an_unknown_country_stops_before_any_work(tmp_path):
     from workflow.engine.energy import Energy, metered
 
     with pytest.raises(Problem, match=r"carbon\.country is 'GER'"), metered("GER", 1.0, Energy()):
-        raise AssertionError("no work may start")
+        raise AssertionError("must stop before any work")
 
 
-def test_a_point_of_the_sweep_changes_what_it_names(tmp_path):
+def test_a_point_of_the_sweep_replaces_only_its_own_settings(tmp_path):
     params = load(write(tmp_path, sweep={"base": {}, "hot": {"learning_rate": 0.5, "seed": 7}}))
     base, hot = at_point(params, "base"), at_point(params, "hot")
     assert base == params and hot.seed == 7 and hot.finetune.learning_rate == 0.5

@@ -12,7 +12,7 @@ def test_accuracy_and_loss_of_exclusive_classes():
     np.testing.assert_allclose(scores.log_loss(GOLD, SCORES, True), -np.log([0.7, 0.4, 0.8, 0.6]))
 
 
-def test_what_is_not_known_does_not_count():
+def test_labels_without_annotation_are_ignored():
     gold = np.array([[1, np.nan], [0, 1]])
     predicted = np.array([[0.9, 0.9], [0.2, 0.4]])
     assert scores.correct(gold, predicted, False).tolist() == [True, False]
@@ -21,14 +21,14 @@ def test_what_is_not_known_does_not_count():
 
 def test_f1_equals_its_definition():
     decided = scores.decide(SCORES, True)
-    # label 0: 2 true, 1 false positive; label 1: 1 false negative; label 2: 1 true
+    # label 0: 2 true positives, 1 false positive; label 1: 1 false negative; label 2: 1 true positive
     np.testing.assert_allclose(scores.f1_per_label(GOLD, decided), [2 * 2 / (2 * 2 + 1), 0, 1])
 
 
 @pytest.mark.parametrize(
     ("hits", "n", "low", "high"), [(81, 263, 0.2553, 0.3662), (0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0)]
 )
-def test_wilson_gives_published_figures(hits, n, low, high):
+def test_wilson_equals_published_intervals(hits, n, low, high):
     """81 of 263: Newcombe 1998, "Two-sided confidence intervals for the single proportion", table I."""
     assert scores.wilson(hits, n, 0.95) == pytest.approx((low, high), abs=1e-4)
 
@@ -42,13 +42,13 @@ def test_bootstrap_is_seeded_and_covers_the_estimate():
     assert low < scores.f1_per_label(gold, decided).mean() < high and 0.05 < high - low < 0.2
 
 
-def test_calibration_of_a_model_that_is_sure_and_half_right():
+def test_calibration_of_a_confident_model_with_half_the_predictions_correct():
     gold = np.array([[1, 0], [0, 1]], float)
     table, error = scores.calibration(gold, np.array([[1.0, 0.0], [1.0, 0.0]]), True)
     assert table == [{"confidence": 1.0, "accuracy": 0.5, "count": 2}] and error == 0.5
 
 
-def test_summary_holds_everything():
+def test_summary():
     figures = scores.summarize(GOLD, SCORES, list("abc"), exclusive=True, confidence=0.9, resamples=20, seed=0)
     assert figures["accuracy"] == 0.75 and figures["accuracy_low"] < 0.75 < figures["accuracy_high"]
     assert figures["f1"] == {"a": 0.8, "b": 0.0, "c": 1.0} and figures["documents"] == 4

@@ -1,4 +1,4 @@
-"""The connection to MLflow, and how params and points of curves are logged."""
+"""The connection to MLflow, and how params and curves are logged."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from typing import Any
 from ...engine.errors import Problem
 
 DEFAULT_URI = "sqlite:///mlflow.db"
-KIND = {"mlflow.experimentKind": "custom_model_development"}  # the UI then opens on runs, not on chat traces
+KIND = {"mlflow.experimentKind": "custom_model_development"}  # so that the UI opens on runs, not on chat traces
 
 Params = dict[str, Any]  # the content of params.yaml, as in a receipt
 
 
 def connect() -> Any:
-    """MLflow's client, for the server that MLFLOW_TRACKING_URI names or the local store."""
+    """MLflow's client, for the server in MLFLOW_TRACKING_URI, or else for the local store."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_TRACKING_URI", DEFAULT_URI)
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # 7 would take four minutes to notice a dead server
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # with 7, the default, a dead server takes 4 minutes
     import logging
 
     import mlflow
 
     for name in ("alembic", "mlflow.store.db.utils", "mlflow.spacy", "mlflow.store.model_registry"):
-        logging.getLogger(name).setLevel(logging.ERROR)  # they report the creation of the database at length
+        logging.getLogger(name).setLevel(logging.ERROR)  # they log each step of creating the database
     return mlflow.MlflowClient()
 
 
@@ -43,7 +43,7 @@ def errors_as_problems() -> Iterator[None]:
 
 @contextmanager
 def one_process() -> Iterator[None]:
-    """One process of this clone at a time: two cannot create a SQLite store at once."""
+    """Admit one process of this clone at a time: two cannot create a SQLite store at once."""
     from filelock import FileLock
 
     with FileLock("mlflow.db.lock"):
@@ -51,29 +51,29 @@ def one_process() -> Iterator[None]:
 
 
 def experiment_id(client: Any, name: str) -> str:
-    """Of the experiment with this name, which is created if there is none."""
+    """Id of the experiment with this name, which is created if it does not exist."""
     from mlflow.exceptions import MlflowException
 
-    found = client.get_experiment_by_name(name)
-    if found is None:
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
         try:
             return client.create_experiment(name, tags=KIND)
         except MlflowException as error:  # another process has just created it
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-            found = client.get_experiment_by_name(name)
-    return found.experiment_id
+            experiment = client.get_experiment_by_name(name)
+    return experiment.experiment_id
 
 
 def run_name(params: Params) -> str:
-    """What differs between runs, at a glance."""
+    """The settings that most often differ between runs, at a glance."""
     f = params["finetune"]
     mark = "🔥" if f["trainable"] else "❄️"
     return f"{mark} {f['epochs']}x lr {f['learning_rate']:g} seed {params['seed']}"
 
 
 def log_params(client: Any, run_id: str, params: Params) -> None:
-    """All settings of a fine-tuning; other points of the sweep and the tracking server are none."""
+    """Log all settings of a fine-tuning. The other points of the sweep and the experiment's name are none of them."""
     from mlflow.entities import Param
 
     settings = {key: value for key, value in params.items() if key not in ("tracking", "sweep")}
@@ -90,7 +90,7 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def log_points(client: Any, run_id: str | None, points: list[dict[str, float]]) -> None:
-    """Points of the curves, each with its step."""
+    """Log points of the curves, each at its step."""
     from mlflow.entities import Metric
 
     now = int(time.time() * 1000)

@@ -1,4 +1,4 @@
-"""The run in MLflow of a fine-tuning that is under way."""
+"""The MLflow run of a fine-tuning in progress."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class LiveRun:
     """Logs curves while training. Training continues if the server is down: the ledger logs them later."""
 
     def __init__(self, params: Params, enabled: bool) -> None:
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # training does not wait for a server
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # training must not wait for a server
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         self.run_id: str | None = None
         self._enabled = enabled
@@ -48,7 +48,7 @@ class LiveRun:
 
 @contextmanager
 def run(params: Params, enabled: bool = True) -> Iterator[LiveRun]:
-    """enabled: whether this process logs; of several that train together only rank 0 does."""
+    """enabled: whether this process logs; with several processes, only rank 0 does."""
     live = LiveRun(params, enabled)
     try:
         yield live

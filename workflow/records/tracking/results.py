@@ -24,7 +24,7 @@ from .client import (
     run_name,
 )
 
-# Tags: of a parent run, the digest of its result; of a child run, the run id of its receipt; of both, all is logged.
+# Tags. RESULT: digest of a parent run's result. RECEIPT: run id of a child run's receipt. COMPLETE: all is logged.
 RESULT, RECEIPT, COMPLETE = "rootstock.result", "rootstock.receipt", "rootstock.whole"
 PARENT = "mlflow.parentRunId"
 
@@ -35,7 +35,7 @@ def record(
     """Bring MLflow up to date with one result. RETURNS: its run id, and whether anything was logged.
 
     tags: RESULT among them; receipts: of each stage that led to the result; mine: the run ids of this clone.
-    Each step skips what is recorded already, so the next call completes a record that was interrupted.
+    Each step skips what is already recorded, so that the next call completes an interrupted record.
     Raises Problem if MLflow cannot be reached or refuses a call.
     """
     with errors_as_problems(), one_process():
@@ -63,6 +63,7 @@ def record(
 
 
 def _training(finetune: dict[str, Any], mine: set[str]) -> str:
+    """Where the model was trained, and whether its budget stopped it."""
     text = "in this clone" if finetune["run_id"] in mine else "reused"
     if finetune["steps"] < finetune["steps_planned"]:
         text += f", stopped by carbon.budget_g after {finetune['steps']} of {finetune['steps_planned']} steps"
@@ -92,7 +93,7 @@ def _complete(
     model: Path,
     evaluation: Path,
 ) -> None:
-    """Params, curves, children, data, final scores, cost, plots and the model."""
+    """Log params, curves, child runs, datasets, final scores, cost, plots and the model, unless already logged."""
     log_params(client, run_id, params)
     for curve in ("train_curve.json", "dev_curve.json"):
         points = json.loads((model / curve).read_text("utf-8"))
@@ -100,8 +101,8 @@ def _complete(
         logged = {metric.step for metric in client.get_metric_history(run_id, f"train/{name}")}
         log_points(client, run_id, [point for point in points if point["step"] not in logged])
     for stage, receipt in receipts.items():
-        _child(client, experiment, run_id, stage, receipt, mine)
-    _log_data(client, run_id, params["data"]["folder"], receipts)
+        _log_child(client, experiment, run_id, stage, receipt, mine)
+    _log_datasets(client, run_id, params["data"]["folder"], receipts)
 
     figures = _costs(receipts.values())
     for split, metrics in json.loads((evaluation / "metrics.json").read_text("utf-8")).items():
@@ -126,16 +127,19 @@ def _costs(receipts: Iterable[dict[str, Any]]) -> dict[str, float]:
 
 
 def _grouped(group: str, figures: dict[str, float]) -> dict[str, float]:
-    """MLflow groups its charts by the part of the name before the slash; ends of intervals get a group of their own."""
+    """Names with a group: MLflow groups charts by the part before the slash. Ends of intervals have their own group."""
     ends = ("_low", "_high")
-    return {f"range/{group}_{n}" if n.endswith(ends) else f"{group}/{n}": round(v, 9) for n, v in figures.items()}
+    return {
+        f"range/{group}_{name}" if name.endswith(ends) else f"{group}/{name}": round(value, 9)
+        for name, value in figures.items()
+    }
 
 
 COMPUTED = "computed for this run"
 
 
-def _child(client: Any, experiment: str, parent: str, stage: str, receipt: dict[str, Any], mine: set[str]) -> None:
-    """The child run of a stage, with the times and the host of its receipt."""
+def _log_child(client: Any, experiment: str, parent: str, stage: str, receipt: dict[str, Any], mine: set[str]) -> None:
+    """Log the child run of a stage, with the times and the host from its receipt."""
     from mlflow.entities import Metric, Param
 
     same = client.search_runs([experiment], f"tags.`{RECEIPT}` = '{receipt['run_id']}'")
@@ -173,13 +177,13 @@ def _child(client: Any, experiment: str, parent: str, stage: str, receipt: dict[
 
 
 def _times(receipt: dict[str, Any]) -> tuple[int, int]:
-    """Start and end of a stage, in milliseconds."""
+    """Start and end of a stage, in milliseconds since 1970."""
     start = int(datetime.fromisoformat(receipt["started"]).timestamp() * 1000)
     return start, start + int(1000 * receipt["seconds"])
 
 
-def _log_data(client: Any, run_id: str, folder: str, receipts: costs.Receipts) -> None:
-    """The rows of each split, for the column `Dataset` of the UI."""
+def _log_datasets(client: Any, run_id: str, folder: str, receipts: costs.Receipts) -> None:
+    """Log the data of each split, for the column `Dataset` of the UI."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     if client.get_run(run_id).inputs.dataset_inputs:
@@ -194,12 +198,12 @@ def _log_data(client: Any, run_id: str, folder: str, receipts: costs.Receipts) -
 
 
 def _metric_name(label: str) -> str:
-    """A label, with other characters than MLflow allows replaced."""
+    """A label, with characters that MLflow does not allow replaced."""
     return re.sub(r"[^\w .-]|\.\.", "_", label)
 
 
 def history(experiment: str) -> list[dict[str, Any]]:
-    """The results on record, oldest first: name, data.sha256, and the metrics under their names in MLflow."""
+    """The recorded results, oldest first: each run's name, tags and metrics."""
     with errors_as_problems():
         client = connect()
         runs = client.search_runs([experiment_id(client, experiment)], f"tags.`{COMPLETE}` = 'yes'", max_results=1000)

@@ -20,8 +20,8 @@ TAG = f"mlflow.sharedViewState.{VIEW}"
 def share(client: Any, experiment: str) -> None:
     """Store a view in MLflow's UI (`viewStateShareKey=results`): results only, best first, accuracy against energy.
 
-    MLflow's "Share" button stores such a view as a tag of the experiment, in a form that is not documented: a version
-    that reads another form shows its usual table.
+    MLflow's "Share" button stores such a view as a tag of the experiment, in an undocumented format. A version that
+    expects another format shows its default table.
     """
     from mlflow.exceptions import MlflowException
 
@@ -44,12 +44,12 @@ def share(client: Any, experiment: str) -> None:
     packed = base64.b64encode(zlib.compress(json.dumps(view).encode())).decode()
     try:
         client.set_experiment_tag(experiment, TAG, f"deflate;{packed}")
-    except MlflowException as error:  # runs can be compared without it
+    except MlflowException as error:  # runs can be compared without the view
         print(f"MLflow: the view '{VIEW}' was not stored ({str(error).splitlines()[0]})", file=sys.stderr)
 
 
 def page(experiment: str) -> str:
-    """The address for comparing results, on the server or where `make ui` starts one: the view, if it is stored."""
+    """URL for comparing results, on the server or where `make ui` starts one: of the view, if it is stored."""
     client = connect()
     uri = os.environ["MLFLOW_TRACKING_URI"]
     base = uri if uri.startswith("http") else "http://127.0.0.1:5000"

@@ -8,10 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch.autograd.function import once_differentiable
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from torch.nn.functional import scaled_dot_product_attention
 
+from ...checked import checked, numbers
 from ...pieces.alignment import concat_ranges
 from .dropout import draw_mask, keep_scale
 from .linear import onednn_supports
@@ -204,6 +203,8 @@ def _attention_forward(
 ) -> tuple[torch.Tensor, None]:
     """Transformers' attention interface: (1, n_heads, n_pieces, width) -> (1, n_pieces, n_heads, width)."""
     if windows is None:  # another caller, with padded inputs
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
@@ -211,5 +212,39 @@ def _attention_forward(
         return Attention.apply(q, k, v, windows, scaling, dropout)[None], None
 
 
-ALL_ATTENTION_FUNCTIONS.register(IMPLEMENTATION, _attention_forward)
-ALL_MASK_ATTENTION_FUNCTIONS.register(IMPLEMENTATION, sdpa_mask)
+def can_be_used() -> bool:
+    """Whether the attention here gives the right numbers, and Transformers can call it."""
+    return _is_registered() and _is_correct()
+
+
+@checked("the attention interface of Transformers")
+def _is_registered() -> bool:
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(IMPLEMENTATION, _attention_forward)
+    AttentionMaskInterface.register(IMPLEMENTATION, sdpa_mask)
+    return True
+
+
+@checked("the backward pass of softmax")
+def _is_correct() -> bool:
+    """Two windows of different lengths, compared with PyTorch's own attention on each."""
+    lengths, scaling = [5, 4], 0.5
+
+    def by_windows(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return Attention.apply(q, k, v, Windows(np.array(lengths), q.shape[1]), scaling, 0.0)
+
+    def by_pytorch(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        qs, ks, vs = (x.transpose(0, 1).split(lengths, dim=1) for x in (q, k, v))
+        parts = [scaled_dot_product_attention(*qkv, scale=scaling) for qkv in zip(qs, ks, vs, strict=True)]
+        return torch.cat(parts, dim=1).transpose(0, 1)
+
+    results = []
+    for attend in (by_windows, by_pytorch):
+        inputs = [numbers(9, 2, 4).roll(i, 0).requires_grad_() for i in range(3)]
+        with torch.enable_grad():
+            output = attend(*inputs)
+            gradients = torch.autograd.grad((output * numbers(9, 2, 4).cos()).sum(), inputs)
+        results.append([output, *gradients])
+    return all(torch.allclose(x, y, atol=1e-5) for x, y in zip(*results, strict=True))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import gelu, linear
 from transformers.activations import GELUActivation
 
+from ...checked import checked, numbers
+
 # Attribute names in Transformers: an activation, and the linear layer before it.
 GELU_INPUTS = {"intermediate_act_fn": "dense", "activation": "lin1"}
 
-_onednn = torch.ops.mkldnn
+_onednn = torch.ops.mkldnn  # private to PyTorch: see `onednn_supports`
 
 
 def _is_intel_cpu() -> bool:
@@ -35,6 +38,13 @@ class Linear(torch.nn.Linear):
 
     gelu = False
     packed: tuple[torch.Tensor, torch.Tensor | None] | None = None  # weight in oneDNN's layout, bias
+
+    @classmethod
+    def sharing(cls, layer: torch.nn.Linear) -> Linear:
+        """A layer with the parameters of another."""
+        shared = cls(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
+        shared.weight, shared.bias = layer.weight, layer.bias
+        return shared.train(layer.training)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         dtype = product_dtype(input)
@@ -86,21 +96,43 @@ def product_dtype(values: torch.Tensor) -> torch.dtype:
 
 
 def onednn_supports(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether oneDNN computes matrix products of this dtype on this device."""
+    """Whether oneDNN computes matrix products of this dtype on this device, with the right numbers."""
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
-    return dtype == torch.float32 or (dtype == torch.bfloat16 and _onednn._is_mkldnn_bf16_supported())
+    return dtype in (torch.float32, torch.bfloat16) and _hardware_supports(dtype) and _is_correct(dtype)
+
+
+@cache
+def _hardware_supports(dtype: torch.dtype) -> bool:
+    return dtype == torch.float32 or getattr(_onednn, "_is_mkldnn_bf16_supported", lambda: False)()
+
+
+@checked("the linear layer of oneDNN")
+def _is_correct(dtype: torch.dtype) -> bool:
+    input, weight, bias = numbers(4, 8).to(dtype), numbers(6, 8).to(dtype), numbers(6).to(dtype)
+    expected = linear(input.float(), weight.float(), bias.float())
+    packed = _onednn._reorder_linear_weight(weight, 4)
+    pairs = [
+        (_onednn._linear_pointwise(input, weight, bias, "none", [], "none"), expected),
+        (_onednn._linear_pointwise(input, weight, None, "none", [], "none"), expected - bias.float()),
+        (_onednn._linear_pointwise(input, packed, bias, "gelu", [], "none"), gelu(expected)),
+    ]
+    tolerance = 1e-5 if dtype == torch.float32 else 3e-2
+    return all(torch.allclose(found.float(), right, atol=tolerance, rtol=tolerance) for found, right in pairs)
 
 
 def replace_linear(net: torch.nn.Module) -> None:
-    """Turn every `torch.nn.Linear` into `Linear`, in place, and fuse following GELUs into it."""
+    """Replace every `torch.nn.Linear` by `Linear` with the same parameters, and fuse following GELUs into it."""
+    for parent in list(net.modules()):
+        for name, child in parent.named_children():
+            if type(child) is torch.nn.Linear:
+                setattr(parent, name, Linear.sharing(child))
     for module in net.modules():
-        if type(module) is torch.nn.Linear:
-            module.__class__ = Linear
         for activation, layer in GELU_INPUTS.items():
-            if type(getattr(module, activation, None)) is GELUActivation and hasattr(module, layer):
+            before = getattr(module, layer, None)
+            if type(getattr(module, activation, None)) is GELUActivation and isinstance(before, Linear):
                 setattr(module, activation, torch.nn.Identity())
-                getattr(module, layer).gelu = True
+                before.gelu = True
 
 
 @contextmanager
