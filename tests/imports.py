@@ -42,14 +42,14 @@ def files_of(name: str) -> list[Path]:
 
 def closure(*paths: Path, typing: bool = False) -> set[Path]:
     """These files, and the files of this project that they import, directly or indirectly."""
-    found: set[Path] = set()
+    reached: set[Path] = set()
     todo = list(paths)
     while todo:
         path = todo.pop()
-        if path not in found:
-            found.add(path)
+        if path not in reached:
+            reached.add(path)
             todo += [file for name in imported(path, typing) for file in files_of(name)]
-    return found
+    return reached
 
 
 def packages(paths: set[Path]) -> set[str]:

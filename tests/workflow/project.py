@@ -96,10 +96,6 @@ class Project:
         """Run a module of workflow/."""
         return self.call(sys.executable, "-m", f"workflow.{name}", *arguments, check=check)
 
-    def stale_stages(self) -> set[str]:
-        """The stages that `dvc status` reports as changed."""
-        return set(re.findall(r"^([\w@]+):$", self.call("dvc", "status").stdout, re.MULTILINE))
-
 
 def small(weights: Path, **changes) -> dict:
     """Changes of params.yaml: local weights without a pinned digest, and a short training."""
@@ -125,3 +121,8 @@ def shorten(project: Project, source: Path, folder: str = "data/few", **sizes: i
 def executed(output: str) -> list[str]:
     """The stages that `dvc repro` ran rather than restored, in order, from its output."""
     return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
+
+
+def stale_stages(project: Project) -> set[str]:
+    """The stages that `dvc status` reports as changed."""
+    return set(re.findall(r"^([\w@]+):$", project.call("dvc", "status").stdout, re.MULTILINE))

@@ -1,4 +1,4 @@
-"""Results and the run cache over SSH and S3: what one clone has pushed, another need not compute."""
+"""Results and the run cache over SSH and S3: a clone need not compute what another has pushed."""
 
 import re
 import shutil
@@ -25,8 +25,8 @@ def project(tiny, tmp_path_factory) -> Project:
 
 @pytest.fixture(scope="module", params=[Ssh, S3], ids=lambda kind: kind.name)
 def remote(request, project, tmp_path_factory):
-    """Has what `project` has pushed; git has where it is, but not the keys."""
-    if reason := request.param.why_not():
+    """A remote to which `project` has pushed its results. Its URL is in Git, its secrets are not."""
+    if reason := request.param.skip_reason():
         pytest.skip(reason)
     with request.param(tmp_path_factory.mktemp(request.param.name)) as remote:
         project.call("dvc", "remote", "add", "--default", remote.name, remote.url)
@@ -50,15 +50,15 @@ def test_a_fresh_clone_computes_and_downloads_nothing(project, remote, tmp_path)
     other = project.clone(tmp_path / "b")
     in_git = (other.folder / ".dvc/config").read_text()
     assert remote.url in in_git and not any(secret in in_git for secret in remote.secrets.values())
-    assert other.call("dvc", "pull", "--run-cache", check=False).returncode != 0, "it takes the keys"
+    assert other.call("dvc", "pull", "--run-cache", check=False).returncode != 0, "the remote must require its secrets"
     configure(other, remote.name, remote.secrets, "--local")
     other.call("dvc", "pull", "--run-cache")
 
-    again = other.call("make", "--old-file=.venv/.ready", "repro").stdout  # in the environment that runs the tests
-    assert "Data and pipelines are up to date." in again and "recorded run" in again and "Running stage" not in again
+    output = other.call("make", "--old-file=.venv/.ready", "repro").stdout  # in the environment that runs the tests
+    assert "Data and pipelines are up to date." in output and "recorded run" in output and "Running stage" not in output
     assert receipts(other) == receipts(project)
 
-    (other.folder / "dvc.lock").unlink()  # nothing but the run cache knows now what the stages leave
+    (other.folder / "dvc.lock").unlink()  # now only the run cache has the outs of the stages
     shutil.rmtree(other.folder / "data/model")
     restored = other.call("dvc", "repro").stdout
     assert "Running stage" not in restored

@@ -1,4 +1,4 @@
-"""The DAG under DVC, for real: what runs, what is reused, what MLflow holds, and what the wheels do."""
+"""The DAG under DVC: which stages run, what is reused, what MLflow records, and what the wheels contain."""
 
 import json
 import sys
@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import ROOT, SHARED
 from tests.rootstock.weights.test_families import make_weights
-from tests.workflow.project import STAGES, Project, ran, shorten, small
+from tests.workflow.project import STAGES, Project, executed, shorten, small
 from workflow.files import digest
 from workflow.records.tracking.results import PARENT
 
@@ -19,24 +19,28 @@ UP_TO_DATE = "Data and pipelines are up to date."
 
 @pytest.fixture(scope="module")
 def project(finished, tmp_path_factory) -> Project:
-    """The tests change it, in this order."""
-    project = finished.copy(tmp_path_factory.mktemp("repro") / "project", tracked=True)
+    """The tests of this module change it, in the order of this file."""
+    project = finished.copy(tmp_path_factory.mktemp("repro") / "project", keep_runs=True)
     project.first = (project.folder / "first.log").read_text()
     return project
 
 
-def runs(project: Project) -> list:
-    """MLflow's client, and the results on record there."""
+def mlflow_client(project: Project):
     from mlflow import MlflowClient
 
-    client = MlflowClient(f"sqlite:///{project.folder}/mlflow.db")
+    return MlflowClient(f"sqlite:///{project.folder}/mlflow.db")
+
+
+def parent_runs(project: Project) -> list:
+    """The runs of results in MLflow, newest first."""
+    client = mlflow_client(project)
     [experiment] = [e for e in client.search_experiments() if e.name == "rootstock"]
-    found = client.search_runs([experiment.experiment_id])
-    return [client, *(run for run in found if PARENT not in run.data.tags)]
+    runs = client.search_runs([experiment.experiment_id])
+    return [run for run in runs if PARENT not in run.data.tags]
 
 
-def test_every_stage_runs_and_leaves_a_receipt(project):
-    assert ran(project.first) == list(STAGES)
+def test_every_stage_runs_and_writes_a_receipt(project):
+    assert executed(project.first) == list(STAGES)
     for stage in STAGES:
         receipt = json.loads((project.folder / f"data/receipts/{stage}.json").read_text())
         assert receipt["stage"] == stage and receipt["seconds"] > 0
@@ -45,7 +49,7 @@ def test_every_stage_runs_and_leaves_a_receipt(project):
             assert digest(project.folder / out) == expected
 
 
-def test_the_summary_tells_scores_cost_wheels_and_what_to_type(project):
+def test_the_summary_has_stages_scores_cost_wheels_and_commands(project):
     for stage in STAGES:
         assert f"\n{stage} " in project.first
     for part in (
@@ -59,16 +63,16 @@ def test_the_summary_tells_scores_cost_wheels_and_what_to_type(project):
         assert part in project.first
 
 
-def test_again_does_nothing(project):
-    again = project.call("dvc", "repro").stdout
-    assert UP_TO_DATE in again and ran(again) == []
-    before = len(runs(project))
+def test_a_second_repro_does_nothing(project):
+    output = project.call("dvc", "repro").stdout
+    assert UP_TO_DATE in output and executed(output) == []
+    before = len(parent_runs(project))
     assert "nothing new" in project.module("records.ledger").stdout
-    assert len(runs(project)) == before
+    assert len(parent_runs(project)) == before
 
 
-def test_mlflow_has_the_run(project):
-    client, run = runs(project)[0], runs(project)[-1]
+def test_mlflow_has_params_metrics_curves_plots_and_model(project):
+    client, run = mlflow_client(project), parent_runs(project)[-1]
     assert run.info.status == "FINISHED"
     assert run.data.params["finetune.epochs"] == "1" and run.data.params["seed"] == "0"
     metrics = json.loads((project.folder / "data/evaluation/base/metrics.json").read_text())
@@ -83,8 +87,8 @@ def test_mlflow_has_the_run(project):
     assert list(Path(run.info.artifact_uri).parents[1].rglob("model.spacy/trf_tok2vec/model.safetensors"))
 
 
-def test_half_a_run_is_not_recorded(project, tmp_path):
-    """Receipts of a model and of another's evaluation do not go together."""
+def test_inconsistent_or_missing_results_are_not_recorded(project, tmp_path):
+    """The receipt of an evaluation must name the current model."""
     receipt = project.folder / "data/receipts/evaluate@base.json"
     content = receipt.read_text()
     receipt.unlink()  # it may be a link into the cache
@@ -96,40 +100,40 @@ def test_half_a_run_is_not_recorded(project, tmp_path):
     receipt.write_text(content)
 
 
-def test_without_its_own_run_the_ledger_logs_everything_from_files(project):
-    """As with a new store: MLflow here has never seen this training."""
-    env_uri = f"sqlite:///{project.folder}/other.db"
-    done = project.call("env", f"MLFLOW_TRACKING_URI={env_uri}", sys.executable, "-m", "workflow.records.ledger")
+def test_the_ledger_logs_everything_to_a_new_store(project):
+    """The store has no run of this training."""
+    uri = f"sqlite:///{project.folder}/other.db"
+    done = project.call("env", f"MLFLOW_TRACKING_URI={uri}", sys.executable, "-m", "workflow.records.ledger")
     assert "recorded run" in done.stdout
     from mlflow import MlflowClient
 
-    [run] = [run for run in MlflowClient(env_uri).search_runs(["1"]) if PARENT not in run.data.tags]
+    [run] = [run for run in MlflowClient(uri).search_runs(["1"]) if PARENT not in run.data.tags]
     assert run.data.tags["training"] == "in this clone" and run.data.params["finetune.epochs"] == "1"
-    assert len(MlflowClient(env_uri).get_metric_history(run.info.run_id, "train/dev_accuracy")) == 1
+    assert len(MlflowClient(uri).get_metric_history(run.info.run_id, "train/dev_accuracy")) == 1
 
 
-def test_the_ledger_says_which_server_is_down(project):
+def test_the_ledger_names_a_server_that_is_down(project):
     env = ["env", "MLFLOW_TRACKING_URI=http://127.0.0.1:9", "MLFLOW_HTTP_REQUEST_MAX_RETRIES=0"]
     done = project.call(*env, sys.executable, "-m", "workflow.records.ledger", check=False)
     assert done.returncode == 1 and done.stderr.startswith("ledger: error: MLflow at http://127.0.0.1:9")
 
 
-def test_labels_with_odd_characters_become_metrics():
+def test_names_of_metrics_have_no_characters_that_mlflow_forbids():
     from workflow.records.tracking.results import _metric_name
 
     assert [_metric_name(label) for label in ("R&D", "C++", "a/../b", "ok")] == ["R_D", "C__", "a___b", "ok"]
 
 
-def test_scores_follow_from_the_predictions(project):
+def test_metrics_and_errors_follow_from_the_predictions(project):
     evaluation = project.folder / "data/evaluation/base"
     rows = [json.loads(line) for line in (evaluation / "test.jsonl").open()]
-    hits = sum(row["gold"][max(row["scores"], key=row["scores"].get)] for row in rows)
+    n_correct = sum(row["gold"][max(row["scores"], key=row["scores"].get)] for row in rows)
     metrics = json.loads((evaluation / "metrics.json").read_text())["test"]
     assert metrics["documents"] == len(rows) == 24
-    assert metrics["accuracy"] == pytest.approx(hits / 24, abs=1e-6)
+    assert metrics["accuracy"] == pytest.approx(n_correct / 24, abs=1e-6)
     assert metrics["accuracy_low"] < metrics["accuracy"] < metrics["accuracy_high"]
     worst = json.loads((evaluation / "worst.json").read_text())
-    assert len(worst) == min(20, 24 - hits) and all(
+    assert len(worst) == min(20, 24 - n_correct) and all(
         max(w["scores"], key=w["scores"].get) not in w["gold"] for w in worst
     )
     assert len(json.loads((evaluation / "confusion.json").read_text())) == 24
@@ -143,7 +147,7 @@ def test_dvc_shows_metrics_and_plots(project):
     assert (project.folder / "plots/index.html").is_file()
 
 
-def test_the_wheels(project):
+def test_the_wheels_are_reproducible_and_self_contained(project):
     wheels = {p.name.split("-")[0]: p for p in (project.folder / "data/package").glob("*.whl")}
     assert set(wheels) == {"en_sample_sentiment", "spacy_rootstock"}
     with zipfile.ZipFile(wheels["en_sample_sentiment"]) as wheel:
@@ -155,12 +159,12 @@ def test_the_wheels(project):
         for name in names:
             assert str(project.folder).encode() not in wheel.read(name), name
     card = (project.folder / "data/package/MODEL_CARD.md").read_text()
-    assert "licence: not stated" in card, "the local folder of this test says nothing of it"
-    assert "kWh" not in metadata and "What it cost" in card, "measured figures are beside the wheel, not in it"
+    assert "licence: not stated" in card, "the weights of this test have no model card"
+    assert "kWh" not in metadata and "What it cost" in card, "measured figures must be next to the wheel, not in it"
 
 
-def test_a_wheel_of_the_weights_alone(project):
-    """No head; its stage hangs on the weights alone, and a change of the data leaves it be."""
+def test_the_wheel_of_the_weights_has_no_head(project):
+    """Its stage depends only on the weights, so that a change of the data does not make it stale."""
     wheels = {p.name.split("-")[0]: p for p in (project.folder / "data/vectors").glob("*.whl")}
     assert set(wheels) == {"en_minilm", "spacy_rootstock"}
     with zipfile.ZipFile(wheels["en_minilm"]) as wheel:
@@ -169,7 +173,7 @@ def test_a_wheel_of_the_weights_alone(project):
     assert [dep for dep in STAGES["package_weights"].deps if dep.startswith("data/")] == ["data/weights"]
 
 
-def test_a_wheel_with_other_vectors_stops_the_stage(project, tmp_path):
+def test_the_stage_stops_if_the_wheel_computes_different_vectors(project, tmp_path):
     import numpy as np
 
     from workflow.engine.errors import Problem
@@ -179,7 +183,7 @@ def test_a_wheel_with_other_vectors_stops_the_stage(project, tmp_path):
         check("en_minilm", project.folder / "data/vectors", np.ones((len(TEXTS), 16)), 1, tmp_path)
 
 
-def test_a_wheel_that_predicts_otherwise_stops_the_stage(project, tmp_path):
+def test_the_stage_stops_if_the_wheel_predicts_differently(project, tmp_path):
     from workflow.engine.errors import Problem
     from workflow.stages.package import check
 
@@ -193,35 +197,35 @@ def test_a_wheel_that_predicts_otherwise_stops_the_stage(project, tmp_path):
         check("en_sample_sentiment", project.folder / "data/package", tmp_path / "test.jsonl", 2, tmp_path)
 
 
-def test_a_change_of_finetune_reruns_what_follows_and_back_computes_nothing(project):
-    assert len(runs(project)) == 2  # the client, and one run
+def test_a_change_of_finetune_reruns_later_stages_and_reverting_it_reruns_none(project):
+    assert len(parent_runs(project)) == 1
     model = digest(project.folder / "data/model")
     project.set(**{"finetune.epochs": 2})
-    assert ran(project.call("dvc", "repro").stdout) == ["finetune@base", "evaluate@base", "compare", "package"]
+    assert executed(project.call("dvc", "repro").stdout) == ["finetune@base", "evaluate@base", "compare", "package"]
     assert digest(project.folder / "data/model") != model
     assert "recorded run" in project.module("records.ledger").stdout
-    assert len(runs(project)) == 3
+    assert len(parent_runs(project)) == 2
 
     project.set(**{"finetune.epochs": 1})
-    back = project.call("dvc", "repro").stdout
-    assert ran(back) == [] and back.count("is cached - skipping run") == 4
+    output = project.call("dvc", "repro").stdout
+    assert executed(output) == [] and output.count("is cached - skipping run") == 4
     assert digest(project.folder / "data/model") == model
     assert "nothing new" in project.module("records.ledger").stdout
-    assert len(runs(project)) == 3
+    assert len(parent_runs(project)) == 2
 
 
-def test_training_again_gives_the_same_bytes_and_no_second_run(project):
+def test_a_repeated_training_gives_the_same_bytes_and_no_new_run(project):
     model, evaluation = (digest(project.folder / f"data/{name}") for name in ("model", "evaluation"))
-    before = {run.info.run_id for run in runs(project)[1:]}
+    before = {run.info.run_id for run in parent_runs(project)}
     project.call("dvc", "repro", "--force", "--single-item", "finetune@base", "evaluate@base")
     assert digest(project.folder / "data/model") == model
     assert digest(project.folder / "data/evaluation") == evaluation
     assert "nothing new" in project.module("records.ledger").stdout
-    assert {run.info.run_id for run in runs(project)[1:]} == before
+    assert {run.info.run_id for run in parent_runs(project)} == before
 
 
-def test_a_budget_stops_fine_tuning_and_is_on_record(project):
-    """The last test of this project: a model that has seen a few steps, which evaluate and MLflow take as they take any."""
+def test_a_budget_stops_fine_tuning_and_is_recorded(project):
+    """The last test that changes the project: the model is trained for few steps, then evaluated and recorded as usual."""
     project.set(**{"finetune.epochs": 40, "carbon.budget_g": 1e-4})
     assert "carbon.budget_g, 0.0001 g of CO2, is spent" in project.call("dvc", "repro").stdout
     receipt = json.loads((project.folder / "data/receipts/finetune@base.json").read_text())
@@ -230,38 +234,38 @@ def test_a_budget_stops_fine_tuning_and_is_on_record(project):
     assert curve[-1]["step"] == receipt["steps"]
     stopped = f"stopped by carbon.budget_g after {receipt['steps']} of 120 steps"
     assert f"base: {stopped}" in project.module("records.ledger").stdout
-    assert any(stopped in run.data.tags.get("training", "") for run in runs(project)[1:])
+    assert any(stopped in run.data.tags.get("training", "") for run in parent_runs(project))
 
 
-SLOW = pytest.mark.skipif("not config.getoption('slow')", reason="one more run of the DAG: run pytest --slow")
-SLICES = {
+SLOW = pytest.mark.skipif("not config.getoption('slow')", reason="runs the DAG again: run pytest --slow")
+SAMPLES = {
     "sst2": {"train": 60, "dev": 20, "test": 20},
     "imdb": {"train": 60, "test": 12},
     "trec": {"train": 120, "test": 30},
 }
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason=f"the public data sets are not at hand in {SHARED}")
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"the public data sets are not available in {SHARED}")
 @pytest.mark.slow
 @SLOW
-@pytest.mark.parametrize("name", SLICES)
-def test_other_data_by_params_alone(name, tiny, tmp_path):
-    """Slices of public data, with and without a dev file, two classes and six, short texts and long."""
+@pytest.mark.parametrize("name", SAMPLES)
+def test_other_data_needs_only_other_params(name, tiny, tmp_path):
+    """Samples of public data: with and without a dev file, two and six classes, short and long texts."""
     project = Project(tmp_path, **small(tiny, **{"data.folder": "data/few"}))
-    shorten(project, SHARED / name, **SLICES[name])
-    assert ran(project.call("dvc", "repro", "evaluate@base").stdout) == UP_TO_EVALUATE
+    shorten(project, SHARED / name, **SAMPLES[name])
+    assert executed(project.call("dvc", "repro", "evaluate@base").stdout) == UP_TO_EVALUATE
     metrics = json.loads((tmp_path / "data/evaluation/base/metrics.json").read_text())
-    assert metrics["test"]["documents"] == SLICES[name]["test"]
+    assert metrics["test"]["documents"] == SAMPLES[name]["test"]
     report = json.loads((tmp_path / "data/sentences/train/report.json").read_text())
     assert len(report["labels"]) == (6 if name == "trec" else 2)
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason=f"the real tokenizers are not at hand in {SHARED}")
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"the real tokenizers are not available in {SHARED}")
 @pytest.mark.parametrize("family", ["xlnet", "gpt2"])
 @pytest.mark.slow
 @SLOW
-def test_models_that_are_not_like_bert(family, tmp_path):
-    """The whole DAG, the wheel included: a class piece at the end, and none at all."""
+def test_the_dag_runs_with_models_unlike_bert(family, tmp_path):
+    """With the class piece at the end, and without a class piece."""
     weights = make_weights(family, tmp_path / "weights")
     project = Project(tmp_path / "project", **small(weights, **{"data.folder": "data/few"}))
     shorten(project, ROOT / "data/sample", train=16, dev=8, test=8)
@@ -274,16 +278,16 @@ def test_models_that_are_not_like_bert(family, tmp_path):
 @pytest.mark.slow
 @SLOW
 def test_two_fresh_clones_of_the_sample_give_the_same_bytes(minilm, tmp_path):
-    """The configuration as it is, but that the weights do not come over the network; no cache is shared."""
-    bytes_of = []
+    """With the real configuration, except that the weights are local. The clones share no cache."""
+    digests = []
     for name in ("a", "b"):
         project = Project(tmp_path / name, **{"weights.source": f"path:{minilm}"})
-        assert ran(project.call("dvc", "repro").stdout) == list(STAGES)
+        assert executed(project.call("dvc", "repro").stdout) == list(STAGES)
         outs = [out for stage in STAGES.values() for out in stage.outs if "receipts" not in out]
-        bytes_of.append({out: digest(project.folder / out) for out in outs})
+        digests.append({out: digest(project.folder / out) for out in outs})
         wheels = sorted((project.folder / "data").rglob("*.whl"))
-        bytes_of[-1] |= {str(wheel.relative_to(project.folder)): digest(wheel) for wheel in wheels}
-    assert bytes_of[0] == bytes_of[1] and len([name for name in bytes_of[0] if name.endswith(".whl")]) == 4
+        digests[-1] |= {str(wheel.relative_to(project.folder)): digest(wheel) for wheel in wheels}
+    assert digests[0] == digests[1] and len([name for name in digests[0] if name.endswith(".whl")]) == 4
 
 
 @pytest.mark.slow

@@ -1,12 +1,10 @@
-"""The DAG on a real Slurm: the same bytes as `dvc repro`; a job killed and a node lost cost nothing but themselves."""
+"""The DAG on a real Slurm cluster: the same bytes as `dvc repro`, also after a killed job and a lost node."""
 
 import json
-import os
 import subprocess
 import sys
 import time
 from datetime import datetime, timedelta
-from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
@@ -14,7 +12,7 @@ from mlflow import MlflowClient
 from tests.conftest import ROOT
 from tests.workflow.mlflow_server import Server
 from tests.workflow.project import Project, shorten, small
-from tests.workflow.slurm import Slurm, why_not
+from tests.workflow.slurm import Slurm, skip_reason
 from workflow.engine import dag
 from workflow.files import digest
 from workflow.records import costs
@@ -22,9 +20,9 @@ from workflow.records import costs
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif("not config.getoption('slow')", reason="runs the DAG on Slurm: run pytest --slow"),
-    pytest.mark.skipif(bool(why_not()), reason=why_not()),
+    pytest.mark.skipif(bool(skip_reason()), reason=skip_reason()),
 ]
-# Without accounting the plugin must be told to ask squeue.
+# Without accounting, the plugin must be told to use squeue.
 SNAKEMAKE = [
     sys.executable, "-m", "snakemake", "--profile", "workflow/profiles/slurm",
     "--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "9",
@@ -51,41 +49,32 @@ def make(tiny, folder) -> Project:
     return project
 
 
-def environment(project) -> dict[str, str]:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "DVC_", "PYTHON", "OMP_"))}
-    path = f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"
-    uri = {"MLFLOW_TRACKING_URI": project.tracking_uri} if project.tracking_uri else {}
-    return {**kept, **uri, "PATH": path, "PYTHONPATH": str(project.folder / "src")}
-
-
 def snakemake(project, *options) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [*SNAKEMAKE, *options], cwd=project.folder, env=environment(project), capture_output=True, text=True
-    )
+    return project.call(*SNAKEMAKE, *options, check=False)
 
 
 def results(project) -> dict[str, str]:
-    """Of every stage, receipts aside: those hold measured times."""
+    """Digests of the outs of every stage, except receipts, which contain measured times."""
     outs = [out for stage in dag.load(project.folder).values() for out in stage.outs if "receipts" not in out]
     return {out: digest(project.folder / out) for out in outs}
 
 
-def test_the_same_bytes_as_dvc_repro(project, slurm, tiny, tmp_path):
+def test_results_equal_those_of_dvc_repro(project, slurm, tiny, tmp_path):
     other = make(tiny, tmp_path)
     other.call("dvc", "repro")
     assert results(project) == results(other)
     assert len(slurm.call("squeue", "--noheader", "--states=COMPLETED").splitlines()) >= len(dag.load(project.folder))
 
 
-def test_a_sweep_runs_side_by_side_and_logs_to_a_server(slurm, tiny, tmp_path):
-    """Two points at a time on the two cores of the node; each logs its curves while it trains, none waits for another."""
+def test_points_of_a_sweep_run_in_parallel_and_log_to_a_server(slurm, tiny, tmp_path):
+    """Two points at a time on the two cores of the node. Each logs its curves while it trains."""
     project = make(tiny, tmp_path / "project")
     project.set(sweep={"base": {}, "other": {"seed": 1}}, **{"finetune.epochs": 20})
     (tmp_path / "mlflow").mkdir()
     with Server(tmp_path / "mlflow") as server:
         project.tracking_uri = server.uri
-        small = [f"finetune_{point}:mem_mb=4000" for point in ("base", "other")]  # two of them fit into the node
-        done = snakemake(project, "--set-resources", *small)
+        resources = [f"finetune_{point}:mem_mb=4000" for point in ("base", "other")]  # so that both fit on the node
+        done = snakemake(project, "--set-resources", *resources)
         assert done.returncode == 0, done.stdout + done.stderr + slurm.logs()
         receipts = [
             json.loads((project.folder / f"data/receipts/finetune@{point}.json").read_text())
@@ -100,30 +89,31 @@ def test_a_sweep_runs_side_by_side_and_logs_to_a_server(slurm, tiny, tmp_path):
             assert [m.step for m in logged] == [p["step"] for p in curve]
     starts = [datetime.fromisoformat(receipt["started"]) for receipt in receipts]
     ends = [start + timedelta(seconds=r["seconds"]) for start, r in zip(starts, receipts, strict=True)]
-    assert max(starts) < min(ends), "the two points were fine-tuned one after the other"
+    assert max(starts) < min(ends), "the points were fine-tuned one after the other"
 
 
 def running(slurm, name: str) -> list[str]:
+    """Ids of the running jobs with this rule."""
     lines = slurm.call("squeue", "--noheader", "--states=RUNNING", "--format=%i %k").splitlines()
     return [line.split()[0] for line in lines if name in line]
 
 
-def strike(project, slurm, blow) -> int:
-    """Start a run with another setting; when fine-tuning is under way, strike. RETURNS: how the run ended."""
-    with (project.folder / "struck.log").open("w") as log:
+def run_and_interrupt(project, slurm, interrupt) -> int:
+    """Run the DAG, and call interrupt(job id) while fine-tuning runs. RETURNS: the exit status of the run."""
+    with (project.folder / "interrupted.log").open("w") as log:
         command = [*SNAKEMAKE, "--retries", "0"]
         run = subprocess.Popen(
-            command, cwd=project.folder, env=environment(project), stdout=log, stderr=log, start_new_session=True
+            command, cwd=project.folder, env=project.environment(), stdout=log, stderr=log, start_new_session=True
         )
         slurm.wait(lambda: running(slurm, "finetune"), "no fine-tuning is running", 180)
         saved, begin = project.folder / "data/model/base/pipeline/meta.json", time.time()  # after the first epoch
         slurm.wait(lambda: saved.exists() and saved.stat().st_mtime > begin, "no epoch has ended", 60)
-        blow(running(slurm, "finetune")[0])
-        return run.wait(900)  # far above what it takes: the plugin asks less and less often for a job that goes on
+        interrupt(running(slurm, "finetune")[0])
+        return run.wait(900)  # generous: the plugin checks a long job less and less often
 
 
 def check(project, log: str, before: dict[str, str]) -> None:
-    """The DAG is finished, and what was done is not done again."""
+    """The DAG has finished, and earlier stages did not run again."""
     assert "rule finetune_base" in log
     assert not any(f"rule {name}" in log for name in ("sentencize_", "wordpiece_", "download_weights"))
     after = results(project)
@@ -131,20 +121,20 @@ def check(project, log: str, before: dict[str, str]) -> None:
     assert after["data/wordpieces/train"] == before["data/wordpieces/train"]
 
 
-def test_a_job_is_killed(project, slurm):
-    """The run fails, the next one finishes it."""
+def test_the_next_run_continues_after_a_killed_job(project, slurm):
+    """The run itself fails."""
     before = results(project)
     project.set(**{"finetune.epochs": 60})
-    assert strike(project, slurm, lambda job: slurm.call("scancel", job)) != 0
+    assert run_and_interrupt(project, slurm, lambda job: slurm.call("scancel", job)) != 0
     [killed] = [r for r in costs.noted(project.folder / "data/ledger/spent") if "failed" in r]
-    assert killed["stage"] == "finetune@base" and killed["seconds"] > 0, "what it cost is on record"
+    assert killed["stage"] == "finetune@base" and killed["seconds"] > 0, "the cost of the killed job must be recorded"
     done = snakemake(project)
     assert done.returncode == 0, done.stdout + done.stderr
     check(project, done.stderr, before)
 
 
-def test_a_node_is_lost_and_comes_back(project, slurm):
-    """Slurm queues the job again, and the run goes on."""
+def test_a_run_continues_after_its_node_was_lost(project, slurm):
+    """Slurm requeues the job when the node is back."""
     before = results(project)
     project.set(**{"finetune.epochs": 61})
 
@@ -155,5 +145,5 @@ def test_a_node_is_lost_and_comes_back(project, slurm):
         slurm.start("slurmd", "-D")
         slurm.wait(lambda: "idle" in slurm.call("sinfo", "--noheader", "--format=%T"), "the node has not come back")
 
-    assert strike(project, slurm, lose_the_node) == 0
-    check(project, (project.folder / "struck.log").read_text(), before)
+    assert run_and_interrupt(project, slurm, lose_the_node) == 0
+    check(project, (project.folder / "interrupted.log").read_text(), before)

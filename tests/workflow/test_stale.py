@@ -1,18 +1,15 @@
-"""What makes a stage stale: DVC and Snakemake agree with the table in the docs, and plumbing changes nothing."""
+"""What makes a stage stale: DVC and Snakemake agree with the table in the docs; engine and records do not matter."""
 
-import importlib.util
 import re
 import shutil
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
-from tests.workflow.project import STAGES, Project, ran
+from docs import generate
+from tests.workflow.project import SNAKEMAKE, STAGES, Project, executed, stale_stages
 from workflow.engine import dag
 from workflow.files import digest
-
-PROFILE = ["snakemake", "--profile", "workflow/profiles/default"]
 
 
 @pytest.fixture(scope="module")
@@ -20,13 +17,8 @@ def project(finished, tmp_path_factory) -> Project:
     return finished.copy(tmp_path_factory.mktemp("stale") / "project")
 
 
-def stale(project: Project) -> set[str]:
-    """The stages that DVC calls changed."""
-    return set(re.findall(r"^([\w@]+):$", project.call("dvc", "status").stdout, re.MULTILINE))
-
-
 def change(path: Path) -> None:
-    """Change a file, or a module of a folder."""
+    """Change a file, or one module in a folder."""
     module = path if path.is_file() else sorted(p for p in path.rglob("*.py") if p.name != "__init__.py")[0]
     comment = "#" if module.suffix in (".py", ".toml") else ""
     module.write_text(module.read_text() + f"{comment}\n")
@@ -34,15 +26,15 @@ def change(path: Path) -> None:
 
 def test_a_change_of_engine_and_records_makes_nothing_stale(project, tmp_path):
     copy = project.copy(tmp_path / "copy")
-    assert stale(copy) == set()
-    assert "Nothing to be done" in copy.call(*PROFILE, "--dry-run").stdout
-    modules = [p for room in ("engine", "records") for p in (copy.folder / "workflow" / room).rglob("*.py")]
+    assert stale_stages(copy) == set()
+    assert "Nothing to be done" in copy.call(*SNAKEMAKE, "--dry-run").stdout
+    modules = [p for folder in ("engine", "records") for p in (copy.folder / "workflow" / folder).rglob("*.py")]
     assert len(modules) > 15
     for module in [*modules, copy.folder / "workflow/records/report.html", copy.folder / "Snakefile"]:
         change(module)
     copy.set(**{"tracking.experiment": "another", "carbon.country": "FRA", "carbon.pue": 1.5})
-    assert stale(copy) == set()
-    assert "Nothing to be done" in copy.call(*PROFILE, "--dry-run").stdout
+    assert stale_stages(copy) == set()
+    assert "Nothing to be done" in copy.call(*SNAKEMAKE, "--dry-run").stdout
 
 
 def test_results_do_not_depend_on_engine_and_records(project, tmp_path):
@@ -61,35 +53,27 @@ def test_results_do_not_depend_on_engine_and_records(project, tmp_path):
     assert [digest(out) for out in outs] == before
 
 
-def generate():
-    """docs/generate.py, which draws the table."""
-    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs/generate.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+COMPUTE = {"encode", "finetune@base", "evaluate@base"}
+WORDPIECE = {"wordpiece@train", "wordpiece@dev", "wordpiece@test"}
+SENTENCIZE = {"sentencize@train", "sentencize@dev", "sentencize@test"}
+PACKAGE = {"package", "package_weights"}
 
-
-COMPUTING = {"encode", "finetune@base", "evaluate@base"}
-CUTTING = {"wordpiece@train", "wordpiece@dev", "wordpiece@test"}
-READING = {"sentencize@train", "sentencize@dev", "sentencize@test"}
-PACKING = {"package", "package_weights"}
-
-# A change, and the stages that are stale at once.
+# For each change, the stages that are stale at once.
 CHANGES = {
     "workflow/stages/finetune.py": {"finetune@base"},
-    "workflow/corpus/rows.py": READING,
+    "workflow/corpus/rows.py": SENTENCIZE,
     "workflow/model/scores.py": {"finetune@base", "evaluate@base", "compare"},
-    "src/rootstock/encoder": COMPUTING | PACKING,
-    "src/rootstock/pieces": CUTTING | COMPUTING | PACKING,
-    "src/rootstock/training/distributed.py": {"finetune@base"} | PACKING,
-    "src/rootstock/classifiers.py": PACKING,
-    "src/rootstock/components/release.py": PACKING,
-    "data/few/train.jsonl": READING,
+    "src/rootstock/encoder": COMPUTE | PACKAGE,
+    "src/rootstock/pieces": WORDPIECE | COMPUTE | PACKAGE,
+    "src/rootstock/training/distributed.py": {"finetune@base"} | PACKAGE,
+    "src/rootstock/classifiers.py": PACKAGE,
+    "src/rootstock/components/release.py": PACKAGE,
+    "data/few/train.jsonl": SENTENCIZE,
     "finetune.epochs": {"finetune@base"},
     "evaluate.resamples": {"evaluate@base"},
-    "data.dev_fraction": READING,
-    "torch": COMPUTING,
-    "spacy": READING | CUTTING | COMPUTING | PACKING,
+    "data.dev_fraction": SENTENCIZE,
+    "torch": COMPUTE,
+    "spacy": SENTENCIZE | WORDPIECE | COMPUTE | PACKAGE,
 }
 
 
@@ -98,54 +82,54 @@ def test_dvc_agrees_with_the_table(project, tmp_path, changed):
     versions = project.folder / "workflow/versions.yaml"
     path = project.folder / changed
     if path.exists():
-        kept = {p: p.read_bytes() for p in ([path] if path.is_file() else path.rglob("*.py"))}
+        original = {p: p.read_bytes() for p in ([path] if path.is_file() else path.rglob("*.py"))}
         if path.suffix == ".jsonl":
             path.write_text(path.read_text() + '\n{"text": "One more row.", "label": "positive"}\n')
         else:
             change(path)
     elif "." in changed:
         path = project.folder / "params.yaml"
-        kept = {path: path.read_bytes()}
+        original = {path: path.read_bytes()}
         project.set(**{changed: {"data.dev_fraction": 0.2}.get(changed, 51)})
     else:
-        kept = {versions: versions.read_bytes()}
+        original = {versions: versions.read_bytes()}
         versions.write_text(re.sub(rf"^({changed}): .*$", r'\1: "99.0"', versions.read_text(), flags=re.MULTILINE))
     try:
-        assert stale(project) == CHANGES[changed]
+        assert stale_stages(project) == CHANGES[changed]
     finally:
-        for file, content in kept.items():
+        for file, content in original.items():
             file.write_bytes(content)
-    assert generate().stale(changed, dag.load(project.folder)) == CHANGES[changed]
+    assert generate.stale(changed, dag.load(project.folder)) == CHANGES[changed]
 
 
-def test_a_package_that_no_stage_computes_with_is_in_no_key():
+def test_only_packages_that_determine_results_are_in_params():
     listed = {package for stage in STAGES.values() for package in stage.params.get("workflow/versions.yaml", {})}
     assert listed == {"numpy", "spacy", "spacy-alignments", "thinc", "tokenizers", "torch", "transformers"}
 
 
-def test_a_stage_warns_of_other_versions(project, tmp_path):
+def test_a_stage_warns_about_different_versions(project, tmp_path):
     copy = project.copy(tmp_path / "copy")
     versions = copy.folder / "workflow/versions.yaml"
     versions.write_text(re.sub(r"^spacy: .*$", 'spacy: "99.0"', versions.read_text(), flags=re.MULTILINE))
-    printed = copy.stage("sentencize@test").stderr
-    assert re.search(r"^sentencize@test: warning: installed versions .*: spacy [\d.]+ \(expected 99\.0\)\.", printed)
+    output = copy.stage("sentencize@test").stderr
+    assert re.search(r"^sentencize@test: warning: installed versions .*: spacy [\d.]+ \(expected 99\.0\)\.", output)
     assert "warning" not in project.stage("sentencize@test").stderr
 
 
-def test_a_point_that_is_taken_off_leaves_the_comparison(project, tmp_path):
-    """Its folders are moved out of the way, so that a clone that pulls has what DVC recorded."""
+def test_a_point_that_is_removed_is_not_compared(project, tmp_path):
+    """Its folders are moved, so that the deps are the same as in a clone that pulls."""
     copy = project.copy(tmp_path / "copy")
     copy.set(sweep={"base": {}, "hot": {"learning_rate": 1e-3}})
-    assert ran(copy.call("dvc", "repro").stdout) == ["finetune@hot", "evaluate@hot", "compare", "package"]
+    assert executed(copy.call("dvc", "repro").stdout) == ["finetune@hot", "evaluate@hot", "compare", "package"]
     assert "hot" in (copy.folder / "data/comparison/points.csv").read_text()
     copy.set(sweep={"base": {}})
-    assert (copy.folder / "data/model/hot").is_dir(), "its folder still lies there"
-    printed = copy.call("dvc", "repro").stdout
-    assert ran(printed) == ["compare"], "the package of this comparison is in the run cache"
-    assert "no stage leaves data/model/hot any more: moved to data/retired/model/hot" in printed
+    assert (copy.folder / "data/model/hot").is_dir(), "DVC keeps its folder"
+    output = copy.call("dvc", "repro").stdout
+    assert executed(output) == ["compare"], "the package of this comparison must come from the run cache"
+    assert "no stage produces data/model/hot any more: moved to data/retired/model/hot" in output
     assert "hot" not in (copy.folder / "data/comparison/points.csv").read_text()
     assert "recorded run" in copy.module("records.ledger").stdout
-    assert stale(copy) == set() and ran(copy.call("dvc", "repro").stdout) == []
+    assert stale_stages(copy) == set() and executed(copy.call("dvc", "repro").stdout) == []
 
     copy.call("dvc", "remote", "add", "--default", "store", str(tmp_path / "store"))
     copy.call("dvc", "push", "--run-cache")
@@ -153,5 +137,5 @@ def test_a_point_that_is_taken_off_leaves_the_comparison(project, tmp_path):
     clone = copy.clone(tmp_path / "clone")
     shutil.copytree(copy.folder / "data/few", clone.folder / "data/few", dirs_exist_ok=True)
     clone.call("dvc", "pull", "--run-cache")
-    assert ran(clone.call("dvc", "repro").stdout) == []
+    assert executed(clone.call("dvc", "repro").stdout) == []
     assert not (clone.folder / "data/model/hot").exists()

@@ -1,4 +1,4 @@
-"""Predictions for the documents of a split, beside their labels."""
+"""Predictions for the documents of a split, with their labels."""
 
 from __future__ import annotations
 

@@ -12,8 +12,6 @@ from typing import Any, Literal
 
 from ..engine.errors import Problem
 
-csv.field_size_limit(2**31 - 1)
-
 
 @dataclass
 class Row:
@@ -55,6 +53,7 @@ def read(
     allowed_labels: the labels that may occur; None for any.
     Raises Problem at the first bad row if on_bad_row is "fail".
     """
+    csv.field_size_limit(2**31 - 1)  # the default, 128 kB, is less than a long document
     # Bytes that are not UTF-8 become lone surrogates, which no valid text contains.
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         for line, parse in READERS[path.suffix](file):

@@ -103,7 +103,7 @@ def _execute(stage: dag.Stage, run: Run, settings: params.Params) -> None:
             facts = run(settings, inputs, outputs) or {}
     except BaseException:
         for path in outputs.values():
-            shutil.rmtree(path, ignore_errors=True)  # an incomplete output must not be taken for a result
+            shutil.rmtree(path, ignore_errors=True)  # an incomplete output must not be mistaken for a result
         facts = {"failed": True}
         raise
     finally:

@@ -108,7 +108,7 @@ def test_a_missing_or_wrong_operation_is_replaced_by_plain_pytorch(
         monkeypatch.setattr(f"{place}.{name}", replacement)
     else:
         monkeypatch.setattr(place, name, replacement)
-    monkeypatch.setattr(linear, "MKL_IS_FAST", False)  # as on CPUs of other makers, where oneDNN trains, too
+    monkeypatch.setattr(linear, "mkl_is_fast", lambda: False)  # as on CPUs of other makers, where oneDNN trains, too
     with pytest.warns(UserWarning, match=r"does not work as expected in PyTorch .*: using plain PyTorch"):
         found = outcome(tiny)
     assert_close(found, reference)
@@ -116,7 +116,7 @@ def test_a_missing_or_wrong_operation_is_replaced_by_plain_pytorch(
 
 @pytest.mark.parametrize("mkl", [True, False])
 def test_the_kernels_compute_what_plain_pytorch_does(tiny, reference, monkeypatch, mkl):
-    monkeypatch.setattr(linear, "MKL_IS_FAST", mkl)
+    monkeypatch.setattr(linear, "mkl_is_fast", lambda: mkl)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         assert_close(outcome(tiny), reference)

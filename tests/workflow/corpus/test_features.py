@@ -33,7 +33,7 @@ def test_only_a_pipeline_that_would_compute_the_same_features_reads_them(tiny, t
     inputs = {"features": tmp_path, "wordpieces/dev": tmp_path / "pieces"}
     (tmp_path / features.REPORT).write_text("{}")
     assert features.folder(inputs, "dev", nlp) == tmp_path / "pieces"
-    (tmp_path / features.REPORT).write_text('{"precision": "fp32"}')
+    (tmp_path / features.REPORT).write_text('{"precision": "fp32", "kernels": true}')
     assert features.folder(inputs, "dev", nlp) == tmp_path / ("dev" if used else "pieces")
 
 

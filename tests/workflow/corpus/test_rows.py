@@ -46,23 +46,23 @@ FORMATS = {
 
 @pytest.mark.parametrize(("name", "content", "exclusive"), FORMATS.values(), ids=FORMATS.keys())
 def test_every_format_is_read(tmp_path, name, content, exclusive):
-    found, tally = rows(write(tmp_path, name, content), exclusive)
-    assert [(row.text, sorted(row.labels)) for row in found] == [
+    usable, tally = rows(write(tmp_path, name, content), exclusive)
+    assert [(row.text, sorted(row.labels)) for row in usable] == [
         ("Fine.", ["A"]),
         ("Bad.", ["B"] if exclusive else ["B", "C"]),
     ]
-    assert all(row.complete for row in found) and tally.skipped == []
+    assert all(row.complete for row in usable) and tally.skipped == []
 
 
 def test_a_binary_answer_annotates_only_its_own_label(tmp_path):
     content = '{"text": "x", "label": "A", "answer": "reject"}\n{"text": "x", "label": "B", "answer": "accept"}\n'
-    found, _ = rows(write(tmp_path, "a.jsonl", content), exclusive=False)
-    assert [(row.labels, row.complete) for row in found] == [({"A": False}, False), ({"B": True}, False)]
+    usable, _ = rows(write(tmp_path, "a.jsonl", content), exclusive=False)
+    assert [(row.labels, row.complete) for row in usable] == [({"A": False}, False), ({"B": True}, False)]
 
 
 def test_an_empty_list_of_labels_is_a_complete_annotation(tmp_path):
-    found, _ = rows(write(tmp_path, "a.jsonl", '{"text": "x", "labels": []}'), exclusive=False)
-    assert found[0].labels == {} and found[0].complete
+    usable, _ = rows(write(tmp_path, "a.jsonl", '{"text": "x", "labels": []}'), exclusive=False)
+    assert usable[0].labels == {} and usable[0].complete
 
 
 BAD = {
@@ -100,8 +100,8 @@ def test_a_bad_row_raises_or_is_skipped_and_counted(tmp_path, name, row, reason)
         rows(path, allowed_labels={"A", "B"})
     assert str(caught.value).startswith(f"{path}:3: ") and reason in str(caught.value)
     assert "data.on_bad_row: skip" in str(caught.value)
-    found, tally = rows(path, on_bad_row="skip", allowed_labels={"A", "B"})
-    assert [row.text for row in found] == ["y"]
+    usable, tally = rows(path, on_bad_row="skip", allowed_labels={"A", "B"})
+    assert [row.text for row in usable] == ["y"]
     assert len(tally.skipped) == 1 and tally.skipped[0].startswith(f"{path}:3: ") and reason in tally.skipped[0]
 
 
@@ -117,8 +117,8 @@ def test_csv_line_numbers_include_blank_lines(tmp_path):
 
 
 def test_quotes_in_tsv_are_literal(tmp_path):
-    found, _ = rows(write(tmp_path, "a.tsv", 'text\tlabel\n"Odd.\tA\nFine.\tB\n"\tB\n'))
-    assert [row.text for row in found] == ['"Odd.', "Fine.", '"']
+    usable, _ = rows(write(tmp_path, "a.tsv", 'text\tlabel\n"Odd.\tA\nFine.\tB\n"\tB\n'))
+    assert [row.text for row in usable] == ['"Odd.', "Fine.", '"']
 
 
 words = st.text(st.characters(codec="utf-8", exclude_characters="\r\0"), min_size=1, max_size=30).filter(str.strip)

@@ -26,15 +26,11 @@ def test_documents_survive_a_round_trip(tiny, tmp_path):
     shards.write(iter(docs), tmp_path / "train", shard_docs=2)
     files = shards.files(tmp_path / "train")
     assert [file.name for file in files] == ["00000.spacy", "00001.spacy"]
-    for doc, stored in zip(docs, shards.read(files, vocab), strict=True):
-        assert (stored.text, stored.cats, stored.user_data[shards.ROW]) == (
-            doc.text,
-            doc.cats,
-            doc.user_data[shards.ROW],
-        )
-        assert [sent.text for sent in stored.sents] == [sent.text for sent in doc.sents]
+    for doc, copy in zip(docs, shards.read(files, vocab), strict=True):
+        assert (copy.text, copy.cats, copy.user_data[shards.ROW]) == (doc.text, doc.cats, doc.user_data[shards.ROW])
+        assert [sent.text for sent in copy.sents] == [sent.text for sent in doc.sents]
         for name, value in vars(Pieces.of(doc)).items():
-            np.testing.assert_array_equal(getattr(Pieces.of(stored), name), value, err_msg=name)
+            np.testing.assert_array_equal(getattr(Pieces.of(copy), name), value, err_msg=name)
 
 
 def parsed(vocab):

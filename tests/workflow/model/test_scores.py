@@ -48,7 +48,7 @@ def test_calibration_of_a_confident_model_with_half_the_predictions_correct():
     assert table == [{"confidence": 1.0, "accuracy": 0.5, "count": 2}] and error == 0.5
 
 
-def test_summary():
+def test_summary_has_accuracy_f1_and_the_number_of_documents():
     figures = scores.summarize(GOLD, SCORES, list("abc"), exclusive=True, confidence=0.9, resamples=20, seed=0)
     assert figures["accuracy"] == 0.75 and figures["accuracy_low"] < 0.75 < figures["accuracy_high"]
     assert figures["f1"] == {"a": 0.8, "b": 0.0, "c": 1.0} and figures["documents"] == 4

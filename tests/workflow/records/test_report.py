@@ -1,4 +1,4 @@
-"""The page that `make report` writes: whole, and it fetches nothing."""
+"""The page that `make report` writes: complete and self-contained."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from workflow.engine import dag
 
 @pytest.fixture(scope="module")
 def page(finished, tmp_path_factory) -> str:
-    """With a text of the worst errors that would be markup if it were not escaped."""
+    """The page for a result with a text among the worst errors that must be escaped."""
     project = finished.copy(tmp_path_factory.mktemp("report") / "project")
     worst = project.folder / "data/evaluation/base/worst.json"
     rows = json.loads(worst.read_text())
@@ -26,29 +26,29 @@ def page(finished, tmp_path_factory) -> str:
     return (project.folder / "data/report.html").read_text()
 
 
-class Links(HTMLParser):
+class Parser(HTMLParser):
     def __init__(self) -> None:
         super().__init__()
-        self.found: list[str] = []
-        self.open: list[str] = []
+        self.links: list[str] = []
+        self.tags: list[str] = []
 
     def handle_starttag(self, tag, attrs):
-        self.found += [value for name, value in attrs if name in ("src", "href", "xlink:href") and value]
-        self.open.append(tag)
+        self.links += [value for name, value in attrs if name in ("src", "href", "xlink:href") and value]
+        self.tags.append(tag)
 
 
-def test_nothing_is_fetched(page):
-    links = Links()
-    links.feed(page)
-    assert links.found and all(link.startswith(("data:", "#")) for link in links.found)
-    assert not {"script", "link", "iframe"} & set(links.open) and "@import" not in page and "url(http" not in page
+def test_the_page_loads_nothing_external(page):
+    parser = Parser()
+    parser.feed(page)
+    assert parser.links and all(link.startswith(("data:", "#")) for link in parser.links)
+    assert not {"script", "link", "iframe"} & set(parser.tags) and "@import" not in page and "url(http" not in page
 
 
-def test_every_stage_has_its_time_and_energy(page):
-    drawn = re.search(r'aria-label="The DAG.*?</svg>', page, re.DOTALL)[0]
+def test_the_page_has_time_and_energy_of_every_stage(page):
+    drawing = re.search(r'aria-label="The DAG.*?</svg>', page, re.DOTALL)[0]
     for stage in dag.load(ROOT):
-        assert f">{stage}</text>" in drawn
-    assert len(re.findall(r"[\d.]+ s · [\d.]+ Wh", drawn)) == len(dag.load(ROOT))
+        assert f">{stage}</text>" in drawing
+    assert len(re.findall(r"[\d.]+ s · [\d.]+ Wh", drawing)) == len(dag.load(ROOT))
     for part in (
         "spent in this clone",
         "avoided, at most",
@@ -58,7 +58,7 @@ def test_every_stage_has_its_time_and_energy(page):
         assert part in page
 
 
-def test_scores_errors_and_alignments(page):
+def test_the_page_has_scores_errors_and_alignments(page):
     for part in ("Quality against energy", "accuracy on test", "Confusion on test", "Calibration on test"):
         assert part in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; co" in page

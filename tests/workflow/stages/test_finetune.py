@@ -9,7 +9,7 @@ from workflow.corpus import shards
 from workflow.stages.finetune import batches, make_optimizer
 
 
-def test_the_rate_rises_falls_and_is_never_zero():
+def test_the_learning_rate_rises_then_falls_and_is_never_zero():
     for warmup in (0, 0.1, 0.5):
         optimizer = make_optimizer(SimpleNamespace(learning_rate=1.0, warmup=warmup, weight_decay=0, grad_clip=0), 100)
         rates = []
@@ -21,7 +21,7 @@ def test_the_rate_rises_falls_and_is_never_zero():
         assert rates[:peak] == sorted(rates[:peak]) and rates[peak:] == sorted(rates[peak:], reverse=True)
 
 
-def test_an_epoch_has_the_steps_that_are_planned_and_every_document(tmp_path):
+def test_an_epoch_has_the_planned_steps_and_every_document_once(tmp_path):
     nlp = spacy.blank("en")
     shards.write((nlp.make_doc(str(i)) for i in range(107)), tmp_path, 10)
     settings = SimpleNamespace(shuffle_buffer=25, batch_size=8)
@@ -33,11 +33,11 @@ def test_an_epoch_has_the_steps_that_are_planned_and_every_document(tmp_path):
     assert epochs[0] == epochs[1] != epochs[2]
 
 
-SLOW = pytest.mark.skipif("not config.getoption('slow')", reason="trains in two processes once more: run pytest --slow")
+SLOW = pytest.mark.skipif("not config.getoption('slow')", reason="trains again in two processes: run pytest --slow")
 
 
-def test_two_processes_train_what_one_trains(finished, tmp_path):
-    """By torchrun's engine, the batch shared: the same curves up to rounding, one receipt, one run in MLflow."""
+def test_two_processes_train_the_same_model_as_one(finished, tmp_path):
+    """They share each batch: the curves are the same up to rounding, with one receipt and one run in MLflow."""
     project = finished.copy(tmp_path / "project")
     project.set(**{"finetune.dropout": 0.0, "finetune.precision": "fp32", "finetune.batch_size": 5})
     curves = []
@@ -67,7 +67,7 @@ def test_a_budget_stops_all_processes(finished, tmp_path):
 
 @pytest.mark.slow
 @SLOW
-def test_a_process_that_fails_fails_the_stage(finished, tmp_path):
+def test_the_stage_fails_if_a_process_fails(finished, tmp_path):
     project = finished.copy(tmp_path / "project")
     project.set(**{"finetune.processes": 2})
     (project.folder / "data/wordpieces/train/report.json").unlink()

@@ -1,4 +1,4 @@
-"""The wheels with everything that they ask for, installed as a stranger would: slow, and it needs the package index."""
+"""The wheels and all their dependencies, installed from the package index as a user would: slow."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ print(sum(nlp("Not bad at all.").cats.values()))
 
 @pytest.mark.slow
 @pytest.mark.skipif("not config.getoption('slow')", reason="downloads every dependency: run pytest --slow")
-def test_in_a_clean_environment_with_all_dependencies(tiny, tmp_path):
+def test_wheels_work_in_a_clean_environment(tiny, tmp_path):
     project = Project(tmp_path / "project", **small(tiny, **{"data.folder": "data/few"}))
     shorten(project, ROOT / "data/sample", train=20, dev=8, test=8)
     for stage in STAGES:

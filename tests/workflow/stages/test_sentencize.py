@@ -29,7 +29,7 @@ def run(tmp_path, **data):
     return {split: json.loads((out / split / "report.json").read_text()) for split in shards.SPLITS}, out
 
 
-def test_documents_sentences_and_labels(tmp_path):
+def test_shards_and_report_have_documents_sentences_and_labels(tmp_path):
     write(tmp_path / "mine", train=ROWS, dev=ROWS[:2], test=ROWS[2:])
     report, out = run(tmp_path)
     assert report["test"]["labels"] == ["A", "B"]
@@ -41,7 +41,7 @@ def test_documents_sentences_and_labels(tmp_path):
     assert docs[1].user_data[shards.ROW].endswith("train.jsonl:2")
 
 
-def test_shards_are_of_the_size_asked_for(tmp_path):
+def test_shards_have_the_requested_size(tmp_path):
     docs = (doc for doc in spacy.blank("en").pipe(str(i) for i in range(7)))
     shards.write(docs, tmp_path, 3)
     assert [p.name for p in shards.files(tmp_path)] == ["00000.spacy", "00001.spacy", "00002.spacy"]
@@ -55,10 +55,10 @@ def test_without_dev_a_share_of_train_is_held_out(tmp_path):
     texts = {s: {d.text for d in shards.read(shards.files(out / s), spacy.blank("en").vocab)} for s in ("train", "dev")}
     assert texts["train"] | texts["dev"] == {text for text, _ in rows} and not texts["train"] & texts["dev"]
     assert 20 < len(texts["dev"]) < 60
-    assert run(tmp_path, dev_fraction=0.2)[0] == report, "drawn by the seed"
+    assert run(tmp_path, dev_fraction=0.2)[0] == report, "the seed must determine the share"
 
 
-def test_several_labels(tmp_path):
+def test_documents_may_have_several_labels(tmp_path):
     rows = ['{"text": "x y", "labels": ["A", "B"]}', '{"text": "z", "labels": []}', '{"text": "w", "labels": ["B"]}']
     write(tmp_path / "mine", train=rows, dev=rows, test=rows)
     _, out = run(tmp_path, exclusive=False)
@@ -66,7 +66,7 @@ def test_several_labels(tmp_path):
     assert [doc.cats for doc in docs] == [{"A": 1.0, "B": 1.0}, {"A": 0.0, "B": 0.0}, {"A": 0.0, "B": 1.0}]
 
 
-def test_skipped_rows_are_in_the_report_and_on_the_screen(tmp_path, capsys):
+def test_skipped_rows_are_reported_and_printed(tmp_path, capsys):
     write(tmp_path / "mine", train=[*ROWS, "no JSON", ("  ", "A")], dev=ROWS, test=[*ROWS, ("What?", "C")])
     report, _ = run(tmp_path, on_bad_row="skip")
     assert [report[split]["skipped"] for split in shards.SPLITS] == [2, 0, 1]
@@ -81,8 +81,8 @@ def test_skipped_rows_of_a_held_out_dev_are_counted_once(tmp_path):
     assert [report[split]["skipped"] for split in shards.SPLITS] == [1, 0, 0]
 
 
-@pytest.mark.parametrize("language", ["en", "de", "sr", "hi", "xx"])  # hi, sr: with norms of their own
-def test_what_words_look_like_is_as_spacy_has_it_where_it_counts(tmp_path, language):
+@pytest.mark.parametrize("language", ["en", "de", "sr", "hi", "xx"])  # hi, sr: languages with their own norms
+def test_shards_are_the_same_as_with_all_lexical_attributes(tmp_path, language):
     texts = [
         "Isn’t it (no?). “12 $.” Said who?",
         "daß, kol’ko; ‘so’।। कुत्तों।",
@@ -96,12 +96,12 @@ def test_what_words_look_like_is_as_spacy_has_it_where_it_counts(tmp_path, langu
     assert ours.read_bytes() == theirs.read_bytes()
 
 
-def test_a_text_of_more_than_a_million_characters(tmp_path):
+def test_a_text_may_exceed_a_million_characters(tmp_path):
     write(tmp_path / "mine", train=[*ROWS, ("a b c. " * 150_000, "A")], dev=ROWS, test=ROWS)
     assert run(tmp_path)[0]["train"]["documents"] == 5
 
 
-def test_a_language_that_spacy_lacks(tmp_path):
+def test_an_unknown_language_raises(tmp_path):
     with pytest.raises(Problem, match="language is 'qq'"):
         sentencize._tokenizer("qq")
 
@@ -111,15 +111,15 @@ BAD = {
     "a missing file": ({"train": ROWS}, "has no test file: expected one of test.jsonl, test.csv, test.tsv"),
     "an empty file": ({"train": [], "test": ROWS}, "train.jsonl: no usable row"),
     "an empty test file": ({"train": ROWS, "dev": ROWS, "test": []}, "test.jsonl: no usable row for the split test"),
-    "a row that is no JSON": ({"train": [*ROWS, "{"], "test": ROWS}, "train.jsonl:5: not JSON"),
-    "a label that train lacks": ({"train": ROWS, "dev": ROWS, "test": [("x", "C")]}, "test.jsonl:1: label 'C' does not occur"),
+    "a row that is not JSON": ({"train": [*ROWS, "{"], "test": ROWS}, "train.jsonl:5: not JSON"),
+    "a label that does not occur in train": ({"train": ROWS, "dev": ROWS, "test": [("x", "C")]}, "test.jsonl:1: label 'C' does not occur"),
     "a document without words": ({"train": ROWS, "dev": ROWS, "test": [("\t", "A")]}, "test.jsonl:1: its text has no words"),
-    "one label": ({"train": ROWS[:1], "test": ROWS[:1]}, "all rows have the label 'A'"),
+    "a single label": ({"train": ROWS[:1], "test": ROWS[:1]}, "all rows have the label 'A'"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(("splits", "message"), BAD.values(), ids=BAD.keys())
-def test_bad_input_is_one_clear_line(tmp_path, splits, message):
+def test_bad_input_raises_with_one_line(tmp_path, splits, message):
     if splits is not None:
         write(tmp_path / "mine", **splits)
     with pytest.raises(Problem) as caught:
@@ -127,7 +127,7 @@ def test_bad_input_is_one_clear_line(tmp_path, splits, message):
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_the_stage_exits_with_that_line(tmp_path):
+def test_the_stage_exits_with_one_line(tmp_path):
     project = Project(tmp_path, **{"data.folder": "mine"})
     write(tmp_path / "mine", train=[*ROWS, "{"], test=ROWS)
     done = project.stage("sentencize@train", check=False)

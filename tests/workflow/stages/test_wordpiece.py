@@ -14,7 +14,7 @@ TEXTS = ["He said: “Stop.” Nobody did (why?). Then", "One.", "No end", "Il d
 
 
 @pytest.mark.parametrize("sentencized", [True, False])
-def test_pieces_are_those_of_a_pipeline(tiny, tmp_path, sentencized):
+def test_pieces_equal_those_of_a_pipeline(tiny, tmp_path, sentencized):
     nlp = spacy.blank("en")
     if sentencized:
         nlp.add_pipe("sentencizer")
@@ -25,11 +25,11 @@ def test_pieces_are_those_of_a_pipeline(tiny, tmp_path, sentencized):
     wordpiece.run(params.load(ROOT / "params.yaml"), {"sentences": sentences, "weights": tiny}, {"wordpieces": out})
 
     nlp.add_pipe("trf_wordpiecer", config={"weights": str(tiny)})
-    back = list(shards.read(shards.files(out), nlp.vocab))
-    for doc, found in zip(nlp.pipe(TEXTS), back, strict=True):
-        assert (found.text, found.to_array(["NORM"]).tolist()) == (doc.text, doc.to_array(["NORM"]).tolist())
+    stored = list(shards.read(shards.files(out), nlp.vocab))
+    for doc, copy in zip(nlp.pipe(TEXTS), stored, strict=True):
+        assert (copy.text, copy.to_array(["NORM"]).tolist()) == (doc.text, doc.to_array(["NORM"]).tolist())
         for name, value in vars(Pieces.of(doc)).items():
-            np.testing.assert_array_equal(getattr(Pieces.of(found), name), value, err_msg=name)
+            np.testing.assert_array_equal(getattr(Pieces.of(copy), name), value, err_msg=name)
     report = srsly.read_json(out / "report.json")
-    assert report["sentences"] == sum(Pieces.of(doc).n_sentences for doc in back) == 7
-    assert report["pieces"] == sum(len(Pieces.of(doc).ids) for doc in back)
+    assert report["sentences"] == sum(Pieces.of(doc).n_sentences for doc in stored) == 7
+    assert report["pieces"] == sum(len(Pieces.of(doc).ids) for doc in stored)

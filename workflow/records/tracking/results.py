@@ -149,7 +149,7 @@ def _log_child(client: Any, experiment: str, parent: str, stage: str, receipt: d
         client.delete_run(incomplete.info.run_id)
     origin = COMPUTED
     if receipt["run_id"] not in mine:
-        origin = "reused: somebody else's"
+        origin = "reused: computed by others"
     elif any(run.data.tags[PARENT] != parent for run in same):
         origin = "reused: an earlier run's"
     tags = {

@@ -24,13 +24,11 @@ GELU_INPUTS = {"intermediate_act_fn": "dense", "activation": "lin1"}
 _onednn = torch.ops.mkldnn  # private to PyTorch: see `onednn_supports`
 
 
-def _is_intel_cpu() -> bool:
+@cache
+def mkl_is_fast() -> bool:
+    """On Intel CPUs MKL, PyTorch's BLAS, uses all vector units, and multiplies transposed matrices without a copy."""
     cpus = Path("/proc/cpuinfo")
-    return cpus.exists() and "GenuineIntel" in cpus.read_text()
-
-
-# MKL, PyTorch's BLAS, uses all vector units of Intel CPUs, and multiplies transposed matrices without a copy.
-MKL_IS_FAST = torch.backends.mkl.is_available() and _is_intel_cpu()
+    return torch.backends.mkl.is_available() and cpus.exists() and "GenuineIntel" in cpus.read_text()
 
 
 class Linear(torch.nn.Linear):
@@ -50,7 +48,7 @@ class Linear(torch.nn.Linear):
         dtype = product_dtype(input)
         supported = onednn_supports(input.device, dtype)
         if torch.is_grad_enabled() or not supported:
-            if supported and not (MKL_IS_FAST and dtype == torch.float32):
+            if supported and not (mkl_is_fast() and dtype == torch.float32):
                 output = _Linear.apply(input, self.weight, self.bias, dtype)
             else:
                 output = linear(input, self.weight, self.bias)

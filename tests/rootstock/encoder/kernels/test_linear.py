@@ -15,16 +15,16 @@ SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "nu
 def make_layers(bias=True, dtype=torch.float32):
     torch.manual_seed(0)
     theirs = torch.nn.Linear(24, 40, bias, dtype=dtype)
-    ours = copy.deepcopy(theirs)
-    replace_linear(torch.nn.Sequential(ours))
-    assert type(ours) is Linear
-    return ours, theirs
+    net = torch.nn.Sequential(copy.deepcopy(theirs))
+    replace_linear(net)
+    assert type(net[0]) is Linear
+    return net[0], theirs
 
 
 @pytest.fixture(params=[True, False], ids=["mkl", "onednn"])
 def mkl_is_fast(request, monkeypatch):
     """Simulates Intel CPUs (mkl) and others (onednn)."""
-    monkeypatch.setattr(linear, "MKL_IS_FAST", request.param)
+    monkeypatch.setattr(linear, "mkl_is_fast", lambda: request.param)
     return request.param
 
 
