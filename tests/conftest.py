@@ -29,6 +29,7 @@ ARTICLE = (
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the tests that take minutes each")
+    parser.addoption("--cold", action="store_true", help="start each command of the workflow by itself, as users do")
 
 
 settings.register_profile(

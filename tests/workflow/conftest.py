@@ -10,6 +10,10 @@ from tests.conftest import ROOT
 from tests.workflow.project import Project, shorten, small
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    Project.warm = not config.getoption("cold")
+
+
 @pytest.fixture(scope="session")
 def finished(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The DAG has run on a part of the sample with tiny weights, as in `make repro`; first.log has the output.

@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 
 from tests.conftest import ROOT
+from tests.workflow import warm
 from workflow.engine import dag
 
 STAGES = dag.load(ROOT)
@@ -20,6 +21,7 @@ SNAKEMAKE = ["snakemake", "--profile", "workflow/profiles/default"]
 class Project:
     """A copy of this project, without results, in a Git repository of its own."""
 
+    warm = True  # whether its commands start warm, see warm.py
     home: Path | None = None  # HOME of the commands that it runs; None for that of the tests
     tracking_uri: str | None = None  # of an MLflow server; None for the local store
 
@@ -73,7 +75,8 @@ class Project:
     def environment(self) -> dict[str, str]:
         """Environment variables for the project's commands: those of the tests, without settings for MLflow, DVC, Python and OpenMP."""
         env = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "DVC_", "PYTHON", "OMP_"))}
-        env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
+        folders = [str(warm.server().bin)] if self.warm else []
+        env["PATH"] = os.pathsep.join([*folders, str(Path(sys.executable).parent), env["PATH"]])
         if self.home is not None:
             env["HOME"] = str(self.home)
         if self.tracking_uri is not None:
@@ -94,7 +97,7 @@ class Project:
 
     def module(self, name: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
         """Run a module of workflow/."""
-        return self.call(sys.executable, "-m", f"workflow.{name}", *arguments, check=check)
+        return self.call("python", "-m", f"workflow.{name}", *arguments, check=check)
 
 
 def small(weights: Path, **changes) -> dict:

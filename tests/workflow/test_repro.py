@@ -163,6 +163,19 @@ def test_the_wheels_are_reproducible_and_self_contained(project):
     assert "kWh" not in metadata and "What it cost" in card, "measured figures must be next to the wheel, not in it"
 
 
+def test_the_wheel_of_the_library_holds_every_module_and_can_load_them(project, tmp_path):
+    """Without this checkout: what `package` installs and imports is the wheel."""
+    wheel = next((project.folder / "data/package").glob("spacy_rootstock-*.whl"))
+    modules = {str(p.relative_to(ROOT / "src")) for p in (ROOT / "src/rootstock").rglob("*.py")}
+    with zipfile.ZipFile(wheel) as archive:
+        assert {name for name in archive.namelist() if name.endswith(".py")} == modules
+        archive.extractall(tmp_path)
+    names = [name.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for name in sorted(modules)]
+    code = f"import importlib, sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+    code += f"for name in {names}: assert importlib.import_module(name).__file__.startswith({str(tmp_path)!r})"
+    project.call(sys.executable, "-c", code)
+
+
 def test_the_wheel_of_the_weights_has_no_head(project):
     """Its stage depends only on the weights, so that a change of the data does not make it stale."""
     wheels = {p.name.split("-")[0]: p for p in (project.folder / "data/vectors").glob("*.whl")}

@@ -45,6 +45,7 @@ def project(tiny, slurm, tmp_path_factory) -> Project:
 
 def make(tiny, folder) -> Project:
     project = Project(folder, **small(tiny, **{"data.folder": "few"}))
+    project.warm = False  # Slurm starts the processes
     shorten(project, ROOT / "data/sample", folder="few", train=32, dev=16, test=16)
     return project
 

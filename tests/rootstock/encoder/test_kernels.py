@@ -165,6 +165,14 @@ def test_memory_is_not_trimmed_with_another_c_library(monkeypatch):
         encoder._malloc_trim.cache_clear()
 
 
+def test_the_pipeline_works_without_fork(tiny, monkeypatch):
+    """As on Windows, where processes do not fork."""
+    monkeypatch.delattr(encoder.os, "register_at_fork")
+    encoder._limit_threads_after_fork.cache_clear()
+    assert len(pipeline(tiny)("No fork.").tensor) == 3
+    encoder._limit_threads_after_fork.cache_clear()
+
+
 def test_the_last_layer_is_computed_whole_if_its_modules_have_other_names(tiny, reference, monkeypatch):
     from rootstock.encoder import last_layer
     from rootstock.weights.families import Family
