@@ -41,6 +41,12 @@ def from_transformers(
             f"{folder}: problem_type={config.problem_type!r} with {config.num_labels} label(s): "
             "expected a classifier with two or more labels"
         )
+    labels = [config.id2label.get(i) for i in range(config.num_labels)]
+    if None in labels or len(set(labels)) < len(labels):
+        raise ValueError(
+            f"{folder}: config.json has id2label={config.id2label}: give each class from 0 to {len(labels) - 1} a "
+            "name of its own"
+        )
     with quiet():
         net, info = AutoModelForSequenceClassification.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, output_loading_info=True
@@ -55,8 +61,8 @@ def from_transformers(
     nlp.add_pipe("trf_tok2vec", config={"weights": folder, **(tok2vec or {})})
     exclusive = config.problem_type != "multi_label_classification"
     head: TrfTextCat = nlp.add_pipe("trf_textcat", config={"head": "native", "exclusive_classes": exclusive})
-    for i in range(config.num_labels):
-        head.add_label(config.id2label[i])
+    for label in labels:
+        head.add_label(label)
     arrays = {name: value.float().numpy() for name, value in net.state_dict().items()}
     weight = arrays[f"{spec.output}.weight"]
     bias = arrays.get(f"{spec.output}.bias", weight[:, 0] * 0)

@@ -11,9 +11,11 @@ def make_pair(nlp: Language, first: str, second: str) -> Doc:
 
     `trf_wordpiecer` separates them with the boundary pieces and token types of the model's own tokenizer.
     `doc._.trf_second_text` is the index of the token at which the second begins. The pair has one class vector.
+    Set it anew if tokens before it are merged or split: `trf_wordpiecer` raises ValueError if it no longer fits.
     """
     attributes.register()
     docs = [nlp.make_doc(first), nlp.make_doc(second)]
     pair = Doc.from_docs(docs, ensure_whitespace=True)
     pair._.trf_second_text = len(docs[0])
+    pair.user_data[attributes.SECOND_START] = len(pair.text) - len(docs[1].text)
     return pair

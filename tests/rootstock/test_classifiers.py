@@ -151,3 +151,10 @@ def test_unsupported_conversions_raise(tiny, tmp_path):
     head.add_label("A"), head.add_label("B")
     with pytest.raises(ValueError, match=r"head='class_vector', which bert's .* configure it with head='native'"):
         to_transformers(nlp, tmp_path / "back")
+
+
+@pytest.mark.parametrize("names", [{0: "A", 1: "A"}, {0: "A", 2: "B"}])
+def test_each_class_needs_a_name_of_its_own(names, tmp_path):
+    folder = make_classifier("bert", tmp_path, id2label=names)
+    with pytest.raises(ValueError, match=r"id2label=.*: give each class from 0 to 1 a name of its own"):
+        from_transformers(folder)

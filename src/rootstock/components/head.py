@@ -11,6 +11,7 @@ from spacy.training import Example
 from thinc.api import Optimizer
 
 from .. import attributes
+from ..pieces.pieces import Pieces
 from .backward import BackwardPass, Transformer
 
 
@@ -18,7 +19,8 @@ class Head(TrainablePipe):
     """Base class of heads. A subclass implements `predict`, `set_annotations` and `learn`.
 
     `learn(docs, examples, drop)` adds the gradient of its loss to `doc._.trf_d_last_hidden_state` or
-    `doc._.trf_d_pooler_output`, accumulates the gradients of its own parameters, and returns the loss.
+    `doc._.trf_d_pooler_output`, accumulates the gradients of its own parameters, and returns the loss. It is not called
+    for a batch in which no document has pieces.
     A head that reads documents only through `pooling.class_vectors` or `pooling.pooler_output` may set
     `reads_only_class_pieces = True`: training then computes the last layer only for class pieces.
     """
@@ -47,11 +49,11 @@ class Head(TrainablePipe):
         docs = [eg.predicted for eg in examples]
         if self.tok2vec is None:
             raise ValueError(f"component '{self.name}' needs 'trf_tok2vec' before it in the pipeline")
-        without_outputs = [doc for doc in docs if attributes.OUTPUTS not in doc.user_data]
-        if without_outputs:  # trf_tok2vec is excluded from this update
-            self.tok2vec.annotate(without_outputs)
-        losses[self.name] = losses.get(self.name, 0.0) + self.learn(docs, examples, drop)
-        self.backward.head_updated(self.name)
+        self.tok2vec.annotate([doc for doc in docs if not self.tok2vec.has_annotated(doc)])
+        losses.setdefault(self.name, 0.0)
+        if any(attributes.ROWS in doc.user_data or len(Pieces.of(doc, aligned=False).ids) for doc in docs):
+            losses[self.name] += self.learn(docs, examples, drop)
+        self.backward.head_updated(self)
         if sgd not in (None, False):
             self.finish_update(sgd)
         return losses
@@ -59,7 +61,7 @@ class Head(TrainablePipe):
     def finish_update(self, sgd: Optimizer) -> None:
         self.model.finish_update(sgd)
         if self.tok2vec is not None:
-            self.backward.head_finished(self.name, sgd)
+            self.backward.head_finished(self, sgd)
 
     def initialize(self, get_examples: Any, *, nlp: Any = None) -> None:
         raise NotImplementedError

@@ -1,7 +1,8 @@
 """`rootstock.TransformerListener.v1`: a tok2vec layer to train spaCy's own components on the transformer.
 
-Its output is `doc.tensor`; its backward pass sends gradients through the alignment to the transformer. It works in
-every component with a tok2vec layer in its config: tagger, parser, ner, textcat and others.
+Its output is the transformer's row for each token, as in `doc.tensor`, whatever else writes `doc.tensor`; its backward
+pass sends gradients through the alignment to the transformer. It works in every component with a tok2vec layer in its
+config: tagger, parser, ner, textcat and others.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from spacy.tokens import Doc
 from thinc.api import Model, Optimizer
 from thinc.shims import Shim
 
+from .. import attributes
 from ..pieces.alignment import add_tensor_gradient
-from ..pieces.pieces import PIECES
 from .backward import BackwardPass, Transformer
+from .pooling import NO_OUTPUT
 
 
 def make_listener() -> Model[list[Doc], list[Any]]:
@@ -23,7 +25,7 @@ def make_listener() -> Model[list[Doc], list[Any]]:
 
     The `trf_tok2vec` before the component in the pipeline finds the layer and connects to it.
     """
-    return Model("transformer_listener", _forward, dims={"nO": None}, shims=[Link()])
+    return Model("transformer_listener", _forward, init=_init, dims={"nO": None}, shims=[Link()])
 
 
 def listeners_of(component: Any) -> list[Model]:
@@ -37,17 +39,19 @@ class Link(Shim):
 
     tok2vec: Transformer | None = None
     backward: BackwardPass  # set together with tok2vec
-    component = ""
+    reads_only_class_pieces = False
 
     def __init__(self) -> None:
         super().__init__(None)
+        self.samples: list[Doc] = []  # the documents with which the component's model is being initialized
 
-    def connect(self, tok2vec: Transformer, backward: BackwardPass, component: str) -> None:
-        self.tok2vec, self.backward, self.component = tok2vec, backward, component
+    def connect(self, tok2vec: Transformer, backward: BackwardPass) -> None:
+        """Called by the `trf_tok2vec` before this component in the pipeline; also at the end of `nlp.initialize`."""
+        self.tok2vec, self.backward, self.samples = tok2vec, backward, []
 
     def finish_update(self, optimizer: Optimizer) -> None:
         if self.tok2vec is not None:
-            self.backward.head_finished(self.component, optimizer)
+            self.backward.head_finished(self, optimizer)
 
     def __deepcopy__(self, memo: dict) -> Link:
         return Link()  # a copy of a component is not part of the pipeline
@@ -62,20 +66,35 @@ class Link(Shim):
         return self
 
 
+def _init(model: Model, X: list[Doc] | None = None, Y: Any = None) -> None:
+    """Remember the documents from which Thinc infers shapes: no other component has processed them."""
+    model.shims[0].samples = X or []
+
+
 def _forward(model: Model, docs: list[Doc], is_train: bool) -> tuple[list[Any], Callable]:
     link = model.shims[0]
-    without_tensor = [doc for doc in docs if len(doc.tensor) != len(doc) and PIECES in doc.user_data]
-    if without_tensor and link.tok2vec is not None:  # trf_tok2vec is excluded from this update
-        link.tok2vec.annotate(without_tensor)
-    # For shape inference spaCy passes documents that no other component has processed: they get zeros.
-    tensors = [
-        doc.tensor if len(doc.tensor) == len(doc) else model.ops.alloc2f(len(doc), model.get_dim("nO")) for doc in docs
-    ]
+    if is_train and link.tok2vec is not None:  # trf_tok2vec may be excluded from this update
+        link.tok2vec.annotate([doc for doc in docs if not link.tok2vec.has_annotated(doc)])
 
     def backprop(d_tensors: list[Any]) -> list[Doc]:
+        if link.tok2vec is None:
+            raise ValueError(NO_OUTPUT)
         for doc, d_tensor in zip(docs, d_tensors, strict=True):
             add_tensor_gradient(doc, d_tensor)
-        link.backward.head_updated(link.component)
+        link.backward.head_updated(link)
         return docs
 
-    return tensors, backprop
+    return [_tensor(model, doc) for doc in docs], backprop
+
+
+def _tensor(model: Model, doc: Doc) -> Any:
+    """The transformer's rows for the tokens of a Doc; zeros if it has no tokens, or in shape inference.
+
+    Raises ValueError if the Doc has no transformer output.
+    """
+    tensor = attributes.tensor(doc)
+    if len(doc) and tensor is not None and len(tensor) == len(doc):
+        return tensor
+    if len(doc) and not any(doc is sample for sample in model.shims[0].samples):
+        raise ValueError(NO_OUTPUT)
+    return model.ops.alloc2f(len(doc), model.get_dim("nO"))

@@ -23,7 +23,7 @@ def class_vectors(doc: Doc) -> Rows:
 
     Raises ValueError if the Doc has no transformer output.
     """
-    pieces, states = Pieces.of(doc), doc._.trf_class_states
+    pieces, states = Pieces.of(doc, aligned=False), doc._.trf_class_states
     has_all_pieces = states is None  # else the transformer has computed class pieces only
     if has_all_pieces:
         states = _hidden(doc)[pieces.window_class.tolist()]
@@ -55,6 +55,10 @@ def pooler_output(doc: Doc) -> Rows:
     if attributes.OUTPUTS not in doc.user_data:
         raise ValueError(NO_OUTPUT)
     pooled = doc._.trf_pooler_output
+    pieces = Pieces.of(doc, aligned=False)
+    if pooled is None and not len(pieces.ids):  # also if the model has a pooler
+        hidden = _hidden(doc)
+        pooled = get_array_module(hidden).zeros((pieces.n_sentences, hidden.shape[1]), dtype=hidden.dtype)
     if pooled is None:
         raise ValueError("this transformer has no pooler: choose another head, such as 'class_vector'")
 
@@ -70,7 +74,7 @@ def mean_of_tokens(doc: Doc) -> Rows:
     The alignment preserves sums, so both are equal. A Doc without tokens has no row.
     Raises ValueError if the Doc has no transformer output.
     """
-    hidden, n_tokens = _hidden(doc), len(doc)
+    hidden, n_tokens = _hidden(doc), Pieces.of(doc, aligned=False).n_tokens
 
     def backprop(d_rows: Any) -> None:
         if n_tokens:

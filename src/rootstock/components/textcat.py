@@ -30,7 +30,7 @@ from .pooling import CLASS_PIECE_POOLING, POOLING, Rows
     "trf_textcat",
     assigns=["doc.cats"],
     requires=["doc._.trf_last_hidden_state"],
-    default_config={"exclusive_classes": True, "head": "class_vector", "seed": 0},
+    default_config={"exclusive_classes": True, "head": "class_vector", "threshold": None, "seed": 0},
     default_score_weights={"cats_score": 1.0},
 )
 def make_textcat(
@@ -38,6 +38,7 @@ def make_textcat(
     name: str,
     exclusive_classes: bool,
     head: Literal["class_vector", "pooler", "mean", "last_hidden", "native"],
+    threshold: float | None,
     seed: int,
 ) -> "TrfTextCat":
     """Make the component for `nlp.add_pipe`.
@@ -47,22 +48,26 @@ def make_textcat(
         the tokens), or last_hidden (each row of the last hidden state). Scores are averaged over the rows.
         native has the architecture of the model family's classifier in Transformers, with its hidden layer if it has
         one, so that `classifiers.to_transformers` can save it.
+    threshold: the probability from which scoring counts a label as predicted; None: 0.5. With exclusive classes, as
+        in spaCy, it has no effect: the most probable label is predicted.
     seed: for the initial weights of each label.
     Raises ValueError if head is none of these.
     """
-    return TrfTextCat(nlp.vocab, name, exclusive_classes, head, seed)
+    return TrfTextCat(nlp.vocab, name, exclusive_classes, head, threshold, seed)
 
 
 class TrfTextCat(ToBytesMixin, Head):
     """Sets `doc.cats`: a probability for each label. A document without tokens gets zeros, as in spaCy's textcat."""
 
-    def __init__(self, vocab: Vocab, name: str, exclusive_classes: bool, head: str, seed: int) -> None:
+    def __init__(
+        self, vocab: Vocab, name: str, exclusive_classes: bool, head: str, threshold: float | None, seed: int
+    ) -> None:
         self.vocab = vocab
         self.name = name
         self.seed = seed
         self.exclusive_classes = exclusive_classes
         self.head = head
-        self.cfg: dict[str, Any] = {"labels": []}
+        self.cfg: dict[str, Any] = {"labels": [], "threshold": threshold}
         self.hidden: Model | None = None
         self._build()
 
@@ -155,7 +160,11 @@ class TrfTextCat(ToBytesMixin, Head):
         nlp: Language | None = None,
         labels: Iterable[str] | None = None,
     ) -> None:
-        """Add the given labels, or all labels in the examples."""
+        """Start with new weights, for the labels so far and the given ones, or all labels in the examples."""
+        self.hidden = None
+        self._build()
+        if self.tok2vec is not None:
+            self.connect(self.tok2vec, self.backward)
         if labels is None:
             labels = sorted({label for eg in get_examples() for label in eg.reference.cats})
         for label in labels:
@@ -202,14 +211,14 @@ class TrfTextCat(ToBytesMixin, Head):
         """The cross-entropy, averaged over documents, and its gradient (n_docs, n_labels).
 
         A label missing in a document's cats counts as 0 if classes are exclusive, and is ignored otherwise. A document
-        without cats is ignored.
+        without cats is ignored, and so is one without tokens: its scores are zero.
         """
         xp = get_array_module(scores)
         cats = [eg.reference.cats for eg in examples]
         missing = 0.0 if self.exclusive_classes else np.nan
         rows = [[c.get(label, missing) if c else np.nan for label in self.labels] for c in cats]
         truth = xp.asarray(rows, dtype="float64").reshape(scores.shape)
-        annotated = ~xp.isnan(truth)
+        annotated = ~xp.isnan(truth) & scores.any(axis=1, keepdims=True)
         truth = xp.where(annotated, truth, 0)
         p = xp.clip(scores.astype("float64"), 1e-8, 1 - 1e-8)
         loss, gradient = -truth * xp.log(p), -truth / p
@@ -219,7 +228,8 @@ class TrfTextCat(ToBytesMixin, Head):
         return float((loss * annotated).sum() / n_docs), (gradient * annotated / n_docs).astype(scores.dtype)
 
     def score(self, examples: Iterable[Example], **kwargs: Any) -> dict[str, Any]:
-        kwargs = {"labels": self.labels, "multi_label": not self.exclusive_classes, **kwargs}
+        settings = {"multi_label": not self.exclusive_classes, "threshold": self.cfg.get("threshold")}
+        kwargs = {"labels": self.labels, **settings, **kwargs}
         return Scorer.score_cats(examples, "cats", **kwargs)
 
     # Serialization.

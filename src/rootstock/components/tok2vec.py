@@ -1,5 +1,6 @@
 """`trf_tok2vec`: run the transformer and set `doc.tensor`, vectors and the `._.trf_*` outputs."""
 
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -7,18 +8,20 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from spacy.language import Language
 from spacy.pipeline import TrainablePipe
+from spacy.pipeline.tok2vec import Tok2VecListener
 from spacy.tokens import Doc
 from spacy.training import Example
 from spacy.vocab import Vocab
 from thinc.api import Model, Optimizer
 
 from .. import attributes
-from ..pieces.pieces import Pieces
+from ..pieces.pieces import Pieces, model_name
 from ..training.learning_rates import LearningRates
 from ..weights.weights import ToBytesMixin, load_model, omit_weights_paths, save_model
-from .backward import BackwardPass, heads_in_update
+from .backward import BackwardPass, running_update
 from .head import Head
-from .listener import listeners_of
+from .listener import Link, listeners_of
+from .pooling import NO_OUTPUT
 
 if TYPE_CHECKING:
     from ..encoder.batch import Encoded
@@ -31,6 +34,7 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
     assigns=["doc.tensor", "doc._.trf_last_hidden_state", "doc._.trf_pooler_output"],
     requires=["doc._.trf_word_pieces"],
     default_config={
+        "model": None,
         "weights": None,
         "trainable": True,
         "train_layers": None,
@@ -48,6 +52,7 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 def make_tok2vec(
     nlp: Language,
     name: str,
+    model: None,
     weights: str | None,
     trainable: bool,
     train_layers: int | None,
@@ -63,6 +68,7 @@ def make_tok2vec(
 ) -> "TransformerTok2Vec":
     """Make the component for `nlp.add_pipe`.
 
+    model: always None. spaCy's `replace_listeners`, which is refused, reads it.
     weights: folder with config.json and model.safetensors; None if the component will be loaded from disk or bytes.
     trainable: whether training updates the transformer.
     train_layers: train only the last N layers, and what follows them; None: all layers and the embeddings; 0: none
@@ -127,10 +133,13 @@ class TransformerTok2Vec(ToBytesMixin, TrainablePipe):
         self.saved_precision = saved_precision
         self.mix_layers = mix_layers
         self.encoder = encoder  # more settings of make_encoder
-        self.model = Model("transformer", _no_weights)
+        self.model = Model("transformer", _no_weights, attrs={"replace_listener_cfg": _refuse})
         self.listener_map: dict[str, list[Model]] = {}
-        self.heads: dict[str, Head] = {}  # the listening components that are subclasses of Head
+        self.heads: dict[str, list[Head | Link]] = {}  # what adds gradients, by component; also of disabled ones
+        self.keeps_tensor = False  # whether listeners follow: they need the tensor, whatever else writes doc.tensor
+        self.shares_tensor = False  # whether listeners to spaCy's own tok2vec follow: they read its doc.tensor
         self.backward = BackwardPass(self._step)
+        self.is_trained = False  # since the weights were loaded
 
     @property
     def transformer(self) -> Any:
@@ -157,9 +166,26 @@ class TransformerTok2Vec(ToBytesMixin, TrainablePipe):
         return self.trainable
 
     def initialize(self, get_examples: Any, *, nlp: Language | None = None) -> None:
-        """Does nothing: the weights are pretrained."""
+        """Load the weights anew if they have been trained since they were loaded.
+
+        Warns if that cannot be done, because the folder is gone or the component was loaded from bytes.
+        """
+        if not self.is_trained:
+            return
+        if (self.folder / "model.safetensors").is_file():
+            self.read_weights(self.folder)
+        else:
+            warnings.warn(
+                f"component '{self.name}' keeps its trained weights: those that it was loaded with are no longer in "
+                f"{self.folder}",
+                stacklevel=2,
+            )
 
     # Prediction.
+
+    def has_annotated(self, doc: Doc) -> bool:
+        """Whether the outputs of a Doc are this component's."""
+        return attributes.OUTPUTS in doc.user_data and doc.user_data.get(attributes.AUTHOR) == self.name
 
     def skips(self, doc: Doc) -> bool:
         """Whether a Doc needs no forward pass: the transformer is frozen, and the Doc has precomputed features."""
@@ -168,7 +194,7 @@ class TransformerTok2Vec(ToBytesMixin, TrainablePipe):
     def predict(self, docs: Iterable[Doc]) -> "list[Encoded | None]":
         """Each document's output; None if the document is skipped."""
         docs = list(docs)
-        pieces = [Pieces.of(doc) for doc in docs if not self.skips(doc)]
+        pieces = [self._pieces(doc) for doc in docs if not self.skips(doc)]
         encoded = iter(self.model.predict(pieces) if pieces else [])
         return [None if self.skips(doc) else next(encoded) for doc in docs]
 
@@ -176,11 +202,18 @@ class TransformerTok2Vec(ToBytesMixin, TrainablePipe):
         for doc, output in zip(docs, encoded, strict=True):
             if output is None:
                 continue
-            doc.tensor = np.zeros((0, 0), "f") if output.tensor is None else output.tensor
+            if not (self.shares_tensor and len(doc.tensor) and doc.tensor is not attributes.tensor(doc)):
+                doc.tensor = np.zeros((0, 0), "f") if output.tensor is None else output.tensor
+            if self.has_annotated(doc):
+                doc.user_data.get(attributes.GRADIENTS, {}).clear()  # `update` keeps a reference to it
+            else:  # another transformer keeps it
+                doc.user_data.pop(attributes.GRADIENTS, None)
+            doc.user_data[attributes.AUTHOR] = self.name
             doc.user_data[attributes.OUTPUTS] = {
-                name: value for name, value in output._asdict().items() if name != "tensor" and value is not None
+                name: value
+                for name, value in output._asdict().items()
+                if value is not None and (name != "tensor" or self.keeps_tensor)
             }
-            doc.user_data.pop(attributes.GRADIENTS, None)
             attributes.hook_vectors(doc)
 
     # Training.
@@ -196,7 +229,7 @@ class TransformerTok2Vec(ToBytesMixin, TrainablePipe):
         """Run the forward pass for the heads that follow.
 
         If all of them read only class pieces, the last layer is computed only for these: documents then have
-        `trf_class_states`, but no `doc.tensor`.
+        `trf_class_states`, but no `doc.tensor`. Documents without pieces have nothing to learn from.
 
         drop: the dropout rate of every layer.
         """
@@ -204,14 +237,16 @@ class TransformerTok2Vec(ToBytesMixin, TrainablePipe):
         losses.setdefault(self.name, 0.0)  # there is no loss here, but spaCy's loggers expect an entry
         docs = [eg.predicted for eg in examples]
         self.backward.complete()
-        heads = heads_in_update(set(self.listener_map)) if self.trainable else set()
+        heads = self._heads_in_update()
+        pieces = [self._pieces(doc) for doc in docs] if heads else []
         backprop = None
-        if heads:
+        if any(len(one.ids) for one in pieces):
+            self.is_trained = True
             from ..encoder.kernels.dropout import set_dropout
 
             set_dropout(self.transformer, drop)
             self.model.attrs["class_pieces_only"] = self._needs_only_class_pieces()
-            encoded, backprop = self.model.begin_update([self._pieces(doc) for doc in docs])
+            encoded, backprop = self.model.begin_update(pieces)
         else:
             encoded = self.predict(docs)
         self.set_annotations(docs, encoded)
@@ -219,8 +254,10 @@ class TransformerTok2Vec(ToBytesMixin, TrainablePipe):
             self.backward.wait_for(set(), None)
         else:
             class_only = [output.class_states is not None for output in encoded]
+            # Another transformer may annotate the documents before the last head has added its gradient.
+            gradients = [doc.user_data.setdefault(attributes.GRADIENTS, {}) for doc in docs]
             self.backward.wait_for(
-                heads, lambda: backprop([_gradients(*args) for args in zip(docs, class_only, strict=True)])
+                heads, lambda: backprop([_gradients(*args) for args in zip(gradients, pieces, class_only, strict=True)])
             )
         return losses
 
@@ -230,15 +267,39 @@ class TransformerTok2Vec(ToBytesMixin, TrainablePipe):
                 f"component '{self.name}' is trainable, but a Doc has no text, only precomputed features "
                 f"('{attributes.ROWS}'): set trainable: false, or pass documents with text"
             )
-        return Pieces.of(doc)
+        return Pieces.of(doc, model=model_name(self.transformer.config) if self.model.shims else None)
+
+    def _heads_in_update(self) -> set[Head | Link]:
+        """The heads that the running update will update; none if the transformer is frozen.
+
+        This connects them, too: spaCy does so only when components are added or loaded, only with those that are
+        enabled then, and a component that two pipelines share stays connected to the last.
+        """
+        heads, (nlp, exclude) = self.heads, running_update()
+        pipeline = [] if nlp is None else nlp.pipeline
+        components = [component for _, component in pipeline]
+        if self in components:
+            heads = {}
+            for name, component in pipeline[components.index(self) + 1 :]:
+                if isinstance(component, TransformerTok2Vec):
+                    break
+                self.find_listeners(component)
+                if name not in exclude:
+                    heads[name] = heads_of(component)
+        return {head for some in heads.values() for head in some if head.tok2vec is self and self.trainable}
 
     def _needs_only_class_pieces(self) -> bool:
         """Whether no listening component, even one excluded from this update, reads other pieces."""
-        heads = [self.heads.get(name) for name in self.listener_map]
-        return all(head is not None and head.reads_only_class_pieces for head in heads)
+        return all(head.reads_only_class_pieces for name in self.listener_map for head in self.heads[name])
 
     def annotate(self, docs: list[Doc]) -> None:
-        """Set the outputs of documents that this component's `update` has not processed."""
+        """Set the outputs of documents that this component's `update` has not processed.
+
+        Raises ValueError if the pipeline that is being updated does not have this component.
+        """
+        nlp, _ = running_update()
+        if docs and nlp is not None and self not in [component for _, component in nlp.components]:
+            raise ValueError(NO_OUTPUT)
         self.set_annotations(docs, self.predict(docs))
 
     def finish_update(self, sgd: Optimizer) -> None:
@@ -260,22 +321,27 @@ class TransformerTok2Vec(ToBytesMixin, TrainablePipe):
         return list(self.listener_map)
 
     def add_listener(self, listener: Model, component_name: str) -> None:
-        self.listener_map.setdefault(component_name, []).append(listener)
+        models = self.listener_map.setdefault(component_name, [])
+        if listener not in models:
+            models.append(listener)
 
     def remove_listener(self, listener: Model, component_name: str) -> bool:
         return bool(self.listener_map.pop(component_name, None))
 
     def find_listeners(self, component: Any) -> None:
-        if isinstance(component, Head):
-            self.add_listener(component.model, component.name)
-            self.heads[component.name] = component
-            component.connect(self, self.backward)
-        for listener in listeners_of(component):
-            self.heads.pop(component.name, None)
-            self.add_listener(listener, component.name)
-            listener.shims[0].connect(self, self.backward, component.name)
-            if self.model.shims:
+        heads, listeners = heads_of(component), listeners_of(component)
+        if heads:
+            self.heads[component.name] = heads
+        for head in heads:
+            head.connect(self, self.backward)
+        for model in [component.model] if isinstance(component, Head) else listeners:
+            self.add_listener(model, component.name)
+        if self.model.shims:
+            for listener in listeners:
                 listener.set_dim("nO", self.width)
+        model = getattr(component, "model", None)
+        self.shares_tensor |= isinstance(model, Model) and any(isinstance(one, Tok2VecListener) for one in model.walk())
+        self.keeps_tensor |= self.shares_tensor or bool(listeners)
 
     # Serialization: the folder is a weights folder without the tokenizer.
 
@@ -292,6 +358,14 @@ class TransformerTok2Vec(ToBytesMixin, TrainablePipe):
 
             mix = LayerMix.read(folder / MIX_FILE, net.config.num_hidden_layers + 1)
         self.model = make_encoder(net, self.words_per_batch, self.precision, self.rates, mix=mix, **self.encoder)
+        self.model.attrs["replace_listener_cfg"] = _refuse
+        self.folder, self.is_trained = folder, False
+
+    def __setstate__(self, state: Any) -> None:
+        from ..encoder.kernels import attention
+
+        super().__setstate__(state)
+        attention.can_be_used()  # makes it known to Transformers in the process that unpickles this component
 
     def to_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> None:
         save_model(self.transformer, path, self.saved_precision)
@@ -306,15 +380,26 @@ class TransformerTok2Vec(ToBytesMixin, TrainablePipe):
 MIX_FILE = "layer_mix.safetensors"
 
 
+def heads_of(component: Any) -> list[Head | Link]:
+    """What adds gradients in a component: a Head, and the links of listener layers."""
+    return [*([component] if isinstance(component, Head) else []), *(m.shims[0] for m in listeners_of(component))]
+
+
+def _refuse(tok2vec: Any, listener: Any) -> Any:
+    """Called by spaCy's `replace_listeners` for the config of a copy of this component's model."""
+    raise ValueError(
+        "replace_listeners does not work with trf_tok2vec: the component would need a tokenizer of its own, too. "
+        "Source its 'trf_wordpiecer' and 'trf_tok2vec' with it, under other names, directly before it"
+    )
+
+
 def _no_weights(model: Model, docs: Any, is_train: bool) -> Any:
     raise ValueError("trf_tok2vec has no weights: add it with config={'weights': FOLDER}")
 
 
-def _gradients(doc: Doc, class_pieces_only: bool) -> tuple[Any, Any]:
+def _gradients(gradients: dict[str, Any], pieces: Pieces, class_pieces_only: bool) -> tuple[Any, Any]:
     """The gradients that heads have added for the states and the pooler output; None for zero."""
-    gradients = doc.user_data.get(attributes.GRADIENTS, {})
     states = gradients.get("last_hidden_state")
     if class_pieces_only:  # heads have read all pieces if trf_tok2vec has annotated the Doc since
-        class_pieces = Pieces.of(doc).window_class.tolist()
-        states = gradients.get("class_states") if states is None else states[class_pieces]
+        states = gradients.get("class_states") if states is None else states[pieces.window_class.tolist()]
     return states, gradients.get("pooler_output")

@@ -2,7 +2,7 @@
 
 import warnings
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,10 +17,18 @@ from spacy.util import minibatch
 from .. import attributes
 from ..pieces.alignment import Tokens, align
 from ..pieces.chunks import CachedTokenizer
-from ..pieces.pieces import PIECES, Bounds, Pieces, bounds
+from ..pieces.pieces import PIECES, Bounds, Pieces, bounds, model_name
 from ..pieces.windows import Template, TokenizedTexts, make_windows
 from ..weights.families import family_of, max_pieces
-from ..weights.weights import ToBytesMixin, load_config, load_tokenizer, omit_weights_paths
+from ..weights.weights import (
+    ToBytesMixin,
+    digest_tokenizer,
+    load_config,
+    load_tokenizer,
+    omit_weights_paths,
+    tokenizer_state,
+    without_weights,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -53,8 +61,22 @@ def make_wordpiecer(
     return pipe
 
 
+class PipelineReference(weakref.ref):
+    """A weak reference that is pickled and copied together with the pipeline."""
+
+    def __reduce__(self) -> Any:
+        return _refer_to, (self(),)
+
+
+def _refer_to(nlp: Language | None) -> Any:
+    return type(None) if nlp is None else PipelineReference(nlp)  # both return the pipeline, or None
+
+
 class WordPiecer(ToBytesMixin, Pipe):
-    """Sets `doc._.trf_word_pieces`, `trf_word_pieces_` and `trf_alignment`. A Doc that has pieces keeps them."""
+    """Sets `doc._.trf_word_pieces`, `trf_word_pieces_` and `trf_alignment`.
+
+    A Doc keeps the pieces that it has if this component would make the same.
+    """
 
     def __init__(
         self,
@@ -68,7 +90,7 @@ class WordPiecer(ToBytesMixin, Pipe):
                 f"component '{name}': spans is {spans}: expected 'sentence', 'document' or a number of tokens above 0"
             )
         attributes.register()
-        self.nlp = weakref.ref(nlp)
+        self.nlp = PipelineReference(nlp)
         self.name = name
         self.spans = spans
         self.truncate = long_sentences == "truncate"
@@ -115,39 +137,74 @@ class WordPiecer(ToBytesMixin, Pipe):
                 )
 
     def annotate(self, docs: list[Doc]) -> None:
-        """Set the pieces of each Doc that has none; its sentences by spaCy's rules if they are not set."""
+        """Set the pieces of each Doc, unless it has them.
+
+        A Doc without sentences is split by spaCy's rules. `doc.sents` is set to these if no other component sets it.
+        """
         if self.tokenizer is None:
             raise ValueError(f"component '{self.name}' has no tokenizer: add it with config={{'weights': FOLDER}}")
         docs = [doc for doc in docs if not attributes.has_only_features(doc)]
-        new = [doc for doc in docs if PIECES not in doc.user_data]
+        if self._settings() != self.settings:
+            self._read_tokenizer()
+        seconds = [doc._.trf_second_text if doc.user_data else None for doc in docs]
+        new = [(doc, second) for doc, second in zip(docs, seconds, strict=True) if not self._has_pieces(doc, second)]
         if new:
-            for doc, pieces in zip(new, self._make_pieces(new), strict=True):
-                pieces.store(doc)
-        strings = self.strings  # one bound method for all documents: fewer objects for the garbage collector
+            new_docs, new_seconds = zip(*new, strict=True)
+            tokens, model = Tokens.of(new_docs), model_name(self.config)
+            made = self._make_pieces(new_docs, new_seconds, tokens)
+            for doc, second, pieces, digest in zip(new_docs, new_seconds, made, tokens.digests, strict=True):
+                pieces.store(doc, self._cut(second), model, digest)
+                doc.user_data.pop(attributes.OUTPUTS, None)  # they are of other pieces
+                doc.user_data.pop(attributes.GRADIENTS, None)
+        strings = attributes.PieceStrings(self.tokenizer)  # one for all documents
         for doc in docs:
             doc.user_hooks["trf_word_pieces_"] = strings
 
     def _ends(self, doc: Doc, second: int | None) -> list[int]:
         """The token at which each text of the document ends: its units, or the two texts of a pair."""
         if second is not None:
+            start = doc.user_data.get(attributes.SECOND_START)
+            found = doc[second].idx if second < len(doc) else len(doc.text)
+            if second > len(doc) or start not in (None, found):
+                raise ValueError(
+                    f"a pair's second text no longer begins at token {second}, because tokens were merged, split or "
+                    f"cut off: set doc._.trf_second_text anew, and remove doc.user_data['{attributes.SECOND_START}']"
+                )
             return [second, len(doc)]
         if self.spans == "document":
             return [len(doc)] if len(doc) else []
         if isinstance(self.spans, int):
             return [min(start + self.spans, len(doc)) for start in range(0, len(doc), self.spans)]
-        if _needs_sentences(doc):
-            self.sentencizer(doc)
-        return [sent.end for sent in doc.sents]
+        if doc.has_annotation("SENT_START"):
+            return [sent.end for sent in doc.sents]
+        starts = self.sentencizer.predict([doc])
+        if not self._other_sets_sentences():
+            self.sentencizer.set_annotations([doc], starts)
+        return [*np.flatnonzero(starts[0])[1:].tolist(), len(doc)]
 
-    def strings(self, doc: Doc) -> list[str]:
-        """The pieces of a document as the tokenizer's strings."""
-        assert self.tokenizer is not None
-        return self.tokenizer.convert_ids_to_tokens(Pieces.of(doc).ids.tolist())
+    def _other_sets_sentences(self) -> bool:
+        """Whether another component of the pipeline sets sentence boundaries, before or after this one."""
+        nlp = self.nlp()
+        if nlp is None:
+            return False
+        metas = [nlp.get_pipe_meta(name) for name in nlp.pipe_names if name != self.name]
+        return any(SENTENCE_ATTRIBUTES & set(meta.assigns) for meta in metas)
 
-    def _make_pieces(self, docs: list[Doc]) -> Iterator[Pieces]:
+    def _cut(self, second: int | None) -> str:
+        """What determines a document's pieces besides its tokens. second: the token at which a second text begins."""
+        return self.digest if second is None else f"{self.digest}+{second}"
+
+    def _has_pieces(self, doc: Doc, second: int | None) -> bool:
+        """Whether a document has the pieces that this component would make."""
+        if not Pieces.have(doc, self._cut(second)):
+            return False
+        if self.spans != "sentence" or second is not None or not doc.has_annotation("SENT_START"):
+            return True
+        return [len(sent) for sent in doc.sents] == doc.user_data[PIECES]["sentence_tokens"].tolist()
+
+    def _make_pieces(self, docs: Sequence[Doc], seconds: Sequence[int | None], tokens: Tokens) -> Iterator[Pieces]:
         """The pieces of each document; computed for the concatenation of all."""
-        seconds = [doc._.trf_second_text if doc.user_data else None for doc in docs]
-        text_ends, tokens = list(map(self._ends, docs, seconds)), Tokens.of(docs)
+        text_ends = list(map(self._ends, docs, seconds))
         texts_per_doc = np.array([len(ends) for ends in text_ends])
         texts_per_unit = np.array([1 if second is None else 2 for second in seconds])
         sentences = bounds(texts_per_doc // texts_per_unit)
@@ -189,7 +246,7 @@ class WordPiecer(ToBytesMixin, Pipe):
             )
         )
 
-    def _encode(self, docs: list[Doc], tokens: Tokens, ends: np.ndarray) -> TokenizedTexts:
+    def _encode(self, docs: Sequence[Doc], tokens: Tokens, ends: np.ndarray) -> TokenizedTexts:
         """Tokenize the texts that end at these tokens; spans are characters in the concatenated documents."""
         assert self.tokenizer is not None
         if self.cached_tokenizer is not None:
@@ -233,15 +290,34 @@ class WordPiecer(ToBytesMixin, Pipe):
 
         Raises ValueError if config.json is not found.
         """
-        self.tokenizer, self.cached_tokenizer = load_tokenizer(folder), None
+        self.tokenizer, self.config = load_tokenizer(folder), load_config(folder)
+        net = without_weights(self.config)
+        n_pieces, n_embedded = 1 + max(self.tokenizer.get_vocab().values()), len(net.get_input_embeddings().weight)
+        if n_pieces > n_embedded:
+            raise ValueError(
+                f"{folder}: the tokenizer has {n_pieces} pieces, but the transformer's embedding only {n_embedded}: "
+                "use the tokenizer of these weights, or call resize_token_embeddings and save both"
+            )
+        self.max_pieces = max_pieces(net, self.tokenizer)
+        self._read_tokenizer()
+
+    def _read_tokenizer(self) -> None:
+        """Set what depends on the tokenizer and the settings: called again whenever they have changed."""
+        assert self.tokenizer is not None
+        self.cached_tokenizer = None
         if self.tokenizer.is_fast:
             self.tokenizer.backend_tokenizer.no_truncation()
             self.tokenizer.backend_tokenizer.no_padding()
             if CachedTokenizer.is_exact(self.tokenizer.backend_tokenizer):
                 self.cached_tokenizer = CachedTokenizer(self.tokenizer.backend_tokenizer)
-        self.config = load_config(folder)
         self.templates = [Template.of(self.tokenizer, family_of(self.config), n) for n in (1, 2)]
-        self.max_pieces = max_pieces(self.config, self.tokenizer)
+        self.settings = self._settings()
+        self.digest = digest_tokenizer(self.tokenizer, model_name(self.config), self.templates, self.settings[1:])
+
+    def _settings(self) -> tuple:
+        """What pieces depend on, and may be changed after loading."""
+        assert self.tokenizer is not None
+        return tokenizer_state(self.tokenizer), self.spans, self.truncate, self.max_pieces
 
     def to_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> None:
         if self.tokenizer is None:

@@ -13,7 +13,6 @@ from torch.nn.functional import embedding_bag
 from ..pieces.alignment import alignment_entries, concat_ranges
 from ..pieces.packing import pack
 from ..pieces.pieces import Pieces
-from ..weights.families import family_of
 from .kernels import attention
 from .last_layer import has_attention_output
 
@@ -54,20 +53,31 @@ class Batch:
 
     unpadded: whether the model takes windows end to end instead of padded, on a CPU.
     class_pieces_only: whether to compute the last layer only for class pieces, if the model family allows it.
+    first_position: the position of a window's first piece.
+    Raises ValueError if the model's embedding has no row for a piece.
     """
 
-    def __init__(self, docs: list[Pieces], net: Any, unpadded: bool, class_pieces_only: bool) -> None:
+    def __init__(
+        self, docs: list[Pieces], net: Any, unpadded: bool, class_pieces_only: bool, first_position: int
+    ) -> None:
         weights = next(net.parameters())
         self.device, self.dtype = weights.device, weights.dtype
-        self.config, family = net.config, family_of(net.config)
+        self.config = net.config
         self.unpadded = unpadded and self.device.type == "cpu"
-        self.first_position_id = family.reserved_positions
-        self.pad_id = net.config.pad_token_id or 0
+        self.first_position = first_position
+        self.pad_id = max(0, net.config.pad_token_id or 0)  # some configs have -1 for none
         self.joined, self.bounds = Pieces.join(docs)
         window_pieces = self.joined.window_pieces
         self.lengths = self.joined.window_lengths
         self.starts = np.cumsum(self.lengths) - self.lengths
         self.ids, self.types = self.joined.ids[window_pieces], self.joined.types[window_pieces]
+        n_embedded = len(net.get_input_embeddings().weight)
+        if self.ids.max(initial=0) >= n_embedded:
+            raise ValueError(
+                f"piece {self.ids.max()} is outside the transformer's embedding of {n_embedded} pieces: give "
+                "'trf_wordpiecer' and 'trf_tok2vec' the same weights, and enlarge the embedding after adding to the "
+                "tokenizer"
+            )
         takes_types = "token_type_ids" in inspect.signature(net.forward).parameters
         self.has_types = bool(self.types.any()) and takes_types
         self.sentences = _SegmentMean(self.joined.window_sentence, self.joined.n_sentences, self.device)
@@ -104,12 +114,17 @@ class Batch:
             arranged.flat[positions] = values
             return torch.from_numpy(arranged).to(self.device)
 
-        inputs: dict[str, Any] = {"input_ids": arrange(self.ids[rows], self.pad_id)}
+        ids = self.ids[rows]
+        inputs: dict[str, Any] = {"input_ids": arrange(ids, self.pad_id)}
         if self.has_types:
             inputs["token_type_ids"] = arrange(self.types[rows])
         if self.unpadded:
+            # As the model counts: a padding piece, which a text may contain, has the position before the first.
+            counted = ids != self.first_position - 1
+            ends = np.cumsum(counted)
+            numbers = counted * (ends - np.repeat((ends - counted)[firsts], lengths))
             inputs |= {
-                "position_ids": arrange(within + self.first_position_id, self.first_position_id),
+                "position_ids": arrange(numbers + self.first_position - 1, self.first_position),
                 "windows": attention.Windows(np.append(lengths, filler), self.config.num_attention_heads),
             }
         elif len(rows) < inputs["input_ids"].numel():  # attention is faster without a mask

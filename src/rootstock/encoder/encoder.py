@@ -25,7 +25,7 @@ from ..pieces.pieces import Pieces
 from ..training import adam
 from ..training.learning_rates import LearningRates
 from ..training.loss_scale import LossScale
-from ..weights.families import family_of
+from ..weights.families import family_of, first_position
 from .batch import Batch, Encoded, Layout
 from .kernels import attention
 from .kernels.dropout import replace_dropout
@@ -83,6 +83,7 @@ def make_encoder(
             "hidden_states": hidden_states,
             "attentions": attentions,
             "unpadded": unpadded,
+            "first_position": first_position(net),
             "class_pieces_only": False,
             "n_batches": 0,  # training batches so far
             "loss_scale": LossScale(2.0**16 if precision == "fp16" else 1.0),
@@ -161,7 +162,7 @@ def _forward(model: Model, docs: list[Pieces], is_train: bool) -> tuple[list[Enc
     net.train(is_train)
     needs_layers = model.attrs["hidden_states"] or model.attrs["attentions"] or mix is not None
     class_pieces_only = is_train and model.attrs["class_pieces_only"] and not needs_layers
-    batch = Batch(docs, net, model.attrs["unpadded"], class_pieces_only)
+    batch = Batch(docs, net, model.attrs["unpadded"], class_pieces_only, model.attrs["first_position"])
     budget, scale, precision = (model.attrs[name] for name in ("words_per_batch", "loss_scale", "precision"))
     output_flags = {
         "output_hidden_states": model.attrs["hidden_states"] or mix is not None,

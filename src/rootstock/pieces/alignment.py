@@ -5,15 +5,16 @@ are preserved: `(A @ H).sum(0) == H.sum(0)`. A piece aligned with k tokens contr
 A piece aligned with none (a boundary piece, or white space) contributes 1/n to each of the n tokens of its sentence.
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
+from zlib import crc32
 
 import numpy as np
-from spacy.attrs import LENGTH, ORTH, SPACY
 from spacy.tokens import Doc
 from thinc.api import get_array_module, to_numpy
 
-from .pieces import Pieces, bounds
+from .pieces import TOKEN_ATTRS, Pieces, bounds
 
 
 class Tokens(NamedTuple):
@@ -23,15 +24,19 @@ class Tokens(NamedTuple):
     spaces: np.ndarray  # bool (n_tokens,) whether a space follows
     spans: np.ndarray  # (n_tokens, 2) start and end character in the concatenated documents
     doc_bounds: np.ndarray  # (n_docs + 1,) the first token of each document, and the end of the last
+    digests: list[int]  # `digest_tokens` of each document
 
     @classmethod
-    def of(cls, docs: list[Doc]) -> "Tokens":
+    def of(cls, docs: Sequence[Doc]) -> "Tokens":
         """Collect the tokens of these documents."""
-        attrs = np.concatenate([doc.to_array([ORTH, LENGTH, SPACY]) for doc in docs])
+        arrays = [doc.to_array(TOKEN_ATTRS) for doc in docs]
+        attrs = np.concatenate(arrays)
         lengths, spaces = attrs[:, 1:].astype("int64").T
         starts = bounds(lengths + spaces)[:-1]
         spans = np.stack([starts, starts + lengths], axis=1)
-        return cls(attrs[:, 0], spaces.astype(bool), spans, bounds([len(doc) for doc in docs]))
+        return cls(
+            attrs[:, 0], spaces.astype(bool), spans, bounds([len(doc) for doc in docs]), list(map(crc32, arrays))
+        )
 
 
 def align(token_spans: np.ndarray, piece_spans: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

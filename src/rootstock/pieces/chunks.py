@@ -6,6 +6,7 @@ The cache key is a hash of the chunk's spaCy tokens, so the string is built for 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import chain, pairwise
 from typing import TYPE_CHECKING, cast
 
@@ -33,7 +34,7 @@ HASH_FACTOR = 0x9E3779B97F4A7C15  # multiplier per position in a chunk; odd, so 
 class CachedTokenizer:
     """Replaces `encode_batch` of a fast tokenizer, without boundary pieces.
 
-    The tokenizer must not be modified afterwards: cached results would be stale.
+    After a change of the tokenizer make a new one: cached results would be stale.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -48,7 +49,7 @@ class CachedTokenizer:
         components = {part: type(getattr(tokenizer, part)).__name__ for part in EXACT_COMPONENTS}
         return not crosses_spaces and components == EXACT_COMPONENTS
 
-    def encode(self, docs: list[Doc], tokens: Tokens, ends: np.ndarray) -> TokenizedTexts:
+    def encode(self, docs: Sequence[Doc], tokens: Tokens, ends: np.ndarray) -> TokenizedTexts:
         """Tokenize texts; spans are characters in the concatenated documents.
 
         tokens: those of the documents.
@@ -105,7 +106,7 @@ def _hash_chunks(hashes: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> l
     return np.add.reduceat(hashes * factors[positions], starts).tolist()
 
 
-def _chunk_texts(docs: list[Doc], tokens: Tokens, starts: np.ndarray, stops: np.ndarray) -> list[str]:
+def _chunk_texts(docs: Sequence[Doc], tokens: Tokens, starts: np.ndarray, stops: np.ndarray) -> list[str]:
     """The text of each chunk, given its first token and its end."""
     lengths = stops - starts
     indices = np.repeat(starts, lengths) + concat_ranges(lengths)

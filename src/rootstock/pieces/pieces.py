@@ -1,14 +1,17 @@
 """The wordpieces of a document, as compact arrays in `doc.user_data`, which DocBin serializes."""
 
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from spacy.attrs import LENGTH, ORTH, SPACY
 from spacy.tokens import Doc
 
 PIECES = "trf_pieces"  # key in doc.user_data
+TOKEN_ATTRS = [ORTH, LENGTH, SPACY]  # these determine the tokens and the text
 
 
 @dataclass(eq=False)
@@ -41,21 +44,45 @@ class Pieces:
         """Number of sentences, or of the other spans that `trf_wordpiecer` was configured with."""
         return len(self.sentence_pieces)
 
-    def store(self, doc: Doc) -> None:
-        """Store the arrays in `doc.user_data`."""
-        doc.user_data[PIECES] = dict(vars(self))
+    def store(self, doc: Doc, cut: str, model: str, tokens: int) -> None:
+        """Store the arrays in `doc.user_data`, and what they were made from.
+
+        cut: identifies the tokenizer and the settings that made them.
+        model: `model_name` of the model that they are for.
+        tokens: the digest of the document's tokens.
+        """
+        doc.user_data[PIECES] = {**vars(self), "cut": cut, "model": model, "tokens": tokens}
 
     @classmethod
-    def of(cls, doc: Doc) -> "Pieces":
+    def of(cls, doc: Doc, *, model: str | None = None, aligned: bool = True) -> "Pieces":
         """The pieces of a document.
 
-        Raises ValueError if it has none yet.
+        model: `model_name` of the model that reads them, if one does.
+        aligned: whether the alignment with the tokens will be used.
+        Raises ValueError if it has none yet, if they are for another model, or if its tokens have changed since.
         """
         if PIECES not in doc.user_data:
             raise ValueError(
                 "this Doc has no wordpieces yet: add 'trf_wordpiecer' to the pipeline before this component"
             )
-        return cls(**doc.user_data[PIECES])
+        stored = doc.user_data[PIECES]
+        if model is not None and stored.get("model") != model:
+            raise ValueError(
+                f"this Doc has wordpieces for {stored.get('model')}, but the transformer is {model}: add a "
+                "'trf_wordpiecer' with the same weights directly before each 'trf_tok2vec'"
+            )
+        if aligned and stored.get("tokens") != digest_tokens(doc):
+            raise ValueError(
+                "this Doc has other tokens than when its wordpieces were made: merge or split tokens before "
+                "'trf_wordpiecer', or pass the Doc through it and 'trf_tok2vec' again"
+            )
+        return cls(**{name: stored[name] for name in ENTRY_UNITS})
+
+    @staticmethod
+    def have(doc: Doc, cut: str) -> bool:
+        """Whether a document has pieces that this tokenizer with these settings would make of its tokens."""
+        stored = doc.user_data.get(PIECES, {})
+        return stored.get("cut") == cut and stored["tokens"] == digest_tokens(doc)
 
     @classmethod
     def join(cls, documents: Sequence["Pieces"]) -> tuple["Pieces", "Bounds"]:
@@ -118,6 +145,20 @@ class Bounds(NamedTuple):
     def offsets(self, name: str) -> np.ndarray:
         """For each entry of an index field, what `join` adds to it: the index at which its document begins."""
         return np.repeat(getattr(self, INDEX_UNITS[name])[:-1], np.diff(getattr(self, ENTRY_UNITS[name])))
+
+
+def digest_tokens(doc: Doc) -> int:
+    """A 32-bit digest of a document's text and tokens, equal in every process."""
+    return zlib.crc32(doc.to_array(TOKEN_ATTRS))
+
+
+def model_name(config: Any) -> str:
+    """The type of a model and the sizes of its tables: the same pieces mean something else to another.
+
+    config: the model's configuration in Transformers.
+    """
+    sizes = [getattr(config, name, None) for name in ("vocab_size", "max_position_embeddings")]
+    return f"{config.model_type} (vocabulary {sizes[0]}, positions {sizes[1]})"
 
 
 def bounds(counts: Sequence[int] | np.ndarray) -> np.ndarray:

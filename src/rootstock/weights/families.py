@@ -20,7 +20,6 @@ class Classifier:
 class Family:
     """Properties of a model type (`model_type` in `config.json`)."""
 
-    reserved_positions: int = 0  # unused rows of the position table: RoBERTa's positions begin after the padding index
     class_position: int | None = None  # position of the class piece, if it is not the tokenizer's cls_token
     token_types: bool = True  # whether the model was pretrained with the tokenizer's token types
     unpadded: bool = False  # whether windows can be concatenated: only positions (an input) and attention mix pieces
@@ -31,7 +30,7 @@ class Family:
 POOLED = Family(classifier=Classifier(pooling="pooler"))
 DENSE = Classifier("classifier.out_proj", dense="classifier.dense")
 ATTENTION_OUTPUT = "encoder.layer.{}.attention.output"
-ROBERTA = Family(reserved_positions=2, unpadded=True, attention_output=ATTENTION_OUTPUT, classifier=DENSE)
+ROBERTA = Family(unpadded=True, attention_output=ATTENTION_OUTPUT, classifier=DENSE)
 FAMILIES: dict[str, Family] = {
     "albert": POOLED,
     "bert": replace(POOLED, unpadded=True, attention_output=ATTENTION_OUTPUT),
@@ -88,9 +87,25 @@ def classifier_of(config: Any) -> Classifier:
     return classifier
 
 
-def max_pieces(config: Any, tokenizer: Any) -> int:
-    """The model's maximum length in pieces, boundary pieces included."""
-    positions = getattr(config, "max_position_embeddings", None) or 0
-    limits = [positions - family_of(config).reserved_positions, tokenizer.model_max_length]
+def first_position(net: Any) -> int:
+    """The position of a window's first piece: it follows the padding index of the position table, if that has one.
+
+    net: the model of Transformers.
+    """
+    n_positions = getattr(net.config, "max_position_embeddings", None)
+    for name, module in net.named_modules():
+        is_table = "position" in name and len(getattr(module, "weight", ())) == n_positions
+        if is_table and getattr(module, "padding_idx", None) is not None:
+            return module.padding_idx + 1
+    return 0
+
+
+def max_pieces(net: Any, tokenizer: Any) -> int:
+    """The model's maximum length in pieces, boundary pieces included.
+
+    net: the model of Transformers.
+    """
+    positions = getattr(net.config, "max_position_embeddings", None) or 0
+    limits = [positions - first_position(net), tokenizer.model_max_length]
     finite = [limit for limit in limits if 0 < limit < 10**9]  # Transformers writes "no limit" as 10**30
     return min(finite, default=DEFAULT_MAX_PIECES)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import pickle
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -29,6 +31,25 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     return AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
+def tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> list[Any]:
+    """What differs after the tokenizer has changed; cheap, unlike its digest."""
+    state = [len(tokenizer), tokenizer.added_tokens_decoder, tokenizer.special_tokens_map]
+    if tokenizer.is_fast:
+        backend = tokenizer.backend_tokenizer
+        state += [backend.truncation, backend.padding]
+        state += [pickle.dumps(part) for part in (backend.normalizer, backend.pre_tokenizer, backend.post_processor)]
+    return state
+
+
+def digest_tokenizer(tokenizer: PreTrainedTokenizerBase, *settings: Any) -> str:
+    """A short digest of a tokenizer and of settings, equal in every process."""
+    if tokenizer.is_fast:
+        content = tokenizer.backend_tokenizer.to_str()
+    else:
+        content = repr((type(tokenizer).__name__, sorted(tokenizer.get_vocab().items()), tokenizer_state(tokenizer)))
+    return hashlib.blake2b(f"{content}{settings!r}".encode(), digest_size=8).hexdigest()
+
+
 def load_config(folder: str | Path) -> PreTrainedConfig:
     """The model configuration in a folder.
 
@@ -38,6 +59,15 @@ def load_config(folder: str | Path) -> PreTrainedConfig:
 
     _require_files(folder, "config.json")
     return AutoConfig.from_pretrained(folder, local_files_only=True)
+
+
+def without_weights(config: PreTrainedConfig) -> PreTrainedModel:
+    """The base model with the shapes of its parameters, but no values."""
+    import torch
+    from transformers import AutoModel
+
+    with torch.device("meta"):
+        return AutoModel.from_config(config)
 
 
 def load_model(folder: str | Path) -> PreTrainedModel:
@@ -63,6 +93,7 @@ def load_model(folder: str | Path) -> PreTrainedModel:
             f"{Path(folder) / 'model.safetensors'} lacks {len(required)} of the model's weights, first {required[0]}: "
             "use the model's complete weights"
         )
+    require_dense_attention(net)
     net.config.use_cache = False  # cached keys and values are only for text generation
     return net
 
@@ -77,6 +108,36 @@ def save_model(net: PreTrainedModel, folder: str | Path, precision: str = "fp32"
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     with quiet():
         (net if dtype == torch.float32 else copy.deepcopy(net).to(dtype)).save_pretrained(folder)
+
+
+def require_dense_attention(net: PreTrainedModel) -> None:
+    """Raises ValueError if a text's vectors depend on its padding, or on the texts before it."""
+    name = net.config.model_type
+    if getattr(net.config, "attention_type", "original_full") != "original_full":  # BigBird's first short text sets it
+        raise ValueError(
+            f"model type '{name}' with attention_type={net.config.attention_type!r} is not supported: set it to "
+            "'original_full' in config.json"
+        )
+    try:
+        problem = None if _ignores_padding(net) else "its vectors depend on how far a text is padded"
+    except Exception as error:
+        problem = str(error).partition("\n")[0]
+    if problem is not None:
+        raise ValueError(
+            f"model type '{name}' is not supported: {problem}. Use an encoder or decoder with dense attention, such "
+            "as BERT or GPT-2"
+        )
+
+
+def _ignores_padding(net: PreTrainedModel) -> bool:
+    import torch
+
+    padding = max(0, net.config.pad_token_id or 0)
+    ids = torch.tensor([[*range(5, 11), *[padding] * 6]], device=net.device)
+    with torch.no_grad():
+        alone = net(ids[:, :6]).last_hidden_state
+        padded = net(ids, attention_mask=(torch.arange(12, device=net.device) < 6).long()[None]).last_hidden_state
+    return torch.allclose(alone, padded[:, :6], rtol=1e-3, atol=1e-3)
 
 
 @contextmanager
@@ -113,11 +174,13 @@ class ToBytesMixin:
     def to_bytes(self, *, exclude: Iterable[str] = ()) -> bytes:
         with tempfile.TemporaryDirectory() as tmp:
             self.to_disk(Path(tmp))
-            return srsly.msgpack_dumps({p.name: p.read_bytes() for p in sorted(Path(tmp).iterdir())})
+            files = sorted(path for path in Path(tmp).rglob("*") if path.is_file())
+            return srsly.msgpack_dumps({path.relative_to(tmp).as_posix(): path.read_bytes() for path in files})
 
     def from_bytes(self, data: bytes, *, exclude: Iterable[str] = ()) -> Any:
         with tempfile.TemporaryDirectory() as tmp:
             for name, content in srsly.msgpack_loads(data).items():
+                (Path(tmp) / name).parent.mkdir(parents=True, exist_ok=True)
                 (Path(tmp) / name).write_bytes(content)
             return self.from_disk(Path(tmp))
 

@@ -4,7 +4,7 @@ import spacy
 from spacy.training import Example
 
 from rootstock.components import backward
-from rootstock.components.backward import BackwardPass, heads_in_update
+from rootstock.components.backward import BackwardPass, running_update
 from tests.rootstock.test_update import BATCHES, build, examples, net_of, sgd
 
 
@@ -69,12 +69,13 @@ def test_a_frozen_transformer_has_no_backward_pass():
     assert calls == []
 
 
-def test_heads_excluded_from_an_update_are_not_expected():
+def test_a_component_can_read_the_running_update():
     seen = []
 
     class Probe:
         def update(self, examples, **_):
-            seen.append(heads_in_update({"a", "b"}))
+            nlp, exclude = running_update()
+            seen.append((nlp.pipe_names, exclude))
 
     nlp = spacy.blank("en")
     for name in ("probe", "a", "b"):
@@ -84,7 +85,7 @@ def test_heads_excluded_from_an_update_are_not_expected():
     nlp.update(batch, exclude=["b"])
     with nlp.select_pipes(disable=["a"]):
         nlp.update(batch)
-    assert seen == [{"a"}, {"b"}] and heads_in_update({"a", "b"}) == {"a", "b"}
+    assert seen == [(["probe", "a", "b"], {"b"}), (["probe", "b"], set())] and running_update() == (None, set())
 
 
 def test_training_goes_on_if_the_arguments_of_the_update_cannot_be_read(tiny, monkeypatch):

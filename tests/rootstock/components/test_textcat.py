@@ -1,14 +1,22 @@
+import copy
 import random
 
 import numpy as np
 import pytest
 import spacy
+import srsly
+import torch
+from spacy.cli.evaluate import evaluate
+from spacy.cli.find_threshold import find_threshold
+from spacy.tokens import DocBin
 from spacy.training import Example
 from spacy.util import fix_random_seed, minibatch
 from thinc.types import Ragged
 
+from rootstock.components.pooling import POOLING
 from rootstock.components.textcat import mean_of_rows
 from tests.conftest import pipeline
+from tests.rootstock.test_update import BATCHES, build, examples, net_of, sgd
 
 TRAIN_DATA = [
     ("A joy from the first page to the last.", "POSITIVE"),
@@ -184,3 +192,78 @@ def test_error_messages(tiny):
     textcat.add_label("A"), textcat.add_label("B")
     with pytest.raises(ValueError, match="needs 'trf_tok2vec' before it"):
         without_transformer.update([Example.from_dict(without_transformer.make_doc("x"), {"cats": {"A": 1.0}})])
+
+
+@pytest.mark.parametrize("head", [*POOLING, "native"])
+@pytest.mark.parametrize("text", ["", " "], ids=["no tokens", "no pieces"])
+def test_documents_without_pieces_have_no_loss_and_no_gradient(tiny, head, text):
+    """The tokenizer here adds no boundary pieces, as that of GPT-2: white space has none at all."""
+    nlp = build(tiny, head=head)
+    wordpiecer = nlp.get_pipe("trf_wordpiecer")
+    wordpiecer.tokenizer.backend_tokenizer.post_processor = None
+    without = Example.from_dict(nlp.make_doc(text), {"cats": {"GOOD": 1.0, "BAD": 0.0}})
+    before = copy.deepcopy(net_of(nlp).state_dict()), nlp.get_pipe("textcat").linear.get_param("W").copy()
+    assert nlp.update([without], sgd=sgd())["textcat"] == 0
+    assert all(torch.equal(before[0][key], value) for key, value in net_of(nlp).state_dict().items())
+    assert np.array_equal(before[1], nlp.get_pipe("textcat").linear.get_param("W"))
+    scores = [doc.cats for doc in nlp.pipe([text, "Text."])]
+    assert nlp(text).cats == scores[0] and all(np.isfinite(list(one.values())).all() for one in scores)
+
+
+@pytest.mark.parametrize("head", POOLING)
+def test_an_empty_document_in_a_batch_adds_no_loss(tiny, head):
+    """The others have the same gradients as beside a document without cats."""
+    results = []
+    for text, cats in (("", {"GOOD": 1.0, "BAD": 0.0}), ("Text.", {})):
+        nlp = build(tiny, head=head)
+        batch = [*examples(nlp, BATCHES[0]), Example.from_dict(nlp.make_doc(text), {"cats": cats})]
+        results.append((nlp.update(batch, sgd=sgd())["textcat"], nlp.get_pipe("textcat").linear.get_param("W")))
+    assert results[0][0] == pytest.approx(results[1][0], abs=1e-6)
+    np.testing.assert_allclose(results[0][1], results[1][1], atol=1e-5)
+
+
+@pytest.mark.parametrize("head", ["class_vector", "native"])
+def test_initialize_starts_anew(tiny, tmp_path, head):
+    """The head from its first weights, the transformer from those that it was loaded with, for add_pipe and load."""
+    nlp = build(tiny, head=head)
+    nlp.to_disk(tmp_path / "pipeline")
+    for one in (nlp, spacy.load(tmp_path / "pipeline")):
+        expected, states = one("Text.").cats, copy.deepcopy(net_of(one).state_dict())
+        for _ in range(2):
+            one.update(examples(one, BATCHES[0]), sgd=sgd())
+            assert one("Text.").cats != expected
+            one.initialize(lambda one=one: examples(one, BATCHES[0]))
+            assert one("Text.").cats == expected and one.get_pipe("textcat").labels == ("GOOD", "BAD")
+            assert all(torch.equal(states[key], value) for key, value in net_of(one).state_dict().items())
+
+
+def test_initialize_keeps_the_transformer_if_its_weights_are_gone(tiny):
+    nlp = build(tiny)
+    nlp = spacy.blank("en").from_config(nlp.config).from_bytes(nlp.to_bytes())
+    nlp.initialize(lambda: examples(nlp, BATCHES[0]))  # not trained yet: no warning
+    nlp.update(examples(nlp, BATCHES[0]), sgd=sgd())
+    trained = copy.deepcopy(net_of(nlp).state_dict())
+    with pytest.warns(UserWarning, match="'trf_tok2vec' keeps its trained weights"):
+        nlp.initialize(lambda: examples(nlp, BATCHES[0]))
+    assert all(torch.equal(trained[key], value) for key, value in net_of(nlp).state_dict().items())
+
+
+def test_threshold_is_a_setting(tiny, tmp_path):
+    """spaCy's find-threshold and evaluate; a pipeline that was saved without the setting scores as before."""
+    nlp = pipeline(tiny)
+    head = nlp.add_pipe("trf_textcat", config={"exclusive_classes": False, "threshold": 1.0})
+    head.add_label("GOOD"), head.add_label("BAD")
+    assert nlp.evaluate(examples(nlp, BATCHES[0]))["cats_macro_r"] == 0
+    assert nlp.config["components"]["trf_textcat"]["threshold"] == 1.0
+    nlp.to_disk(tmp_path / "pipeline")
+    DocBin(docs=[eg.reference for eg in examples(nlp, BATCHES[0])]).to_disk(tmp_path / "dev.spacy")
+    assert evaluate(str(tmp_path / "pipeline"), tmp_path / "dev.spacy", silent=True)["cats_macro_r"] == 0
+    best, _, scores = find_threshold(
+        tmp_path / "pipeline", tmp_path / "dev.spacy", "trf_textcat", "threshold", "cats_macro_r", n_trials=3
+    )
+    assert best == 0 and scores[0.0] == 1 and scores[1.0] == 0
+    srsly.write_json(tmp_path / "pipeline" / "trf_textcat" / "cfg", {"labels": ["GOOD", "BAD"]})
+    old = spacy.load(tmp_path / "pipeline")
+    scores = old.evaluate(examples(old, BATCHES[0]))
+    old.get_pipe("trf_textcat").cfg["threshold"] = 0.5
+    assert old.evaluate(examples(old, BATCHES[0]))["cats_f_per_type"] == scores["cats_f_per_type"]

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 
 from rootstock.pieces.alignment import alignment_entries
 from rootstock.pieces.pieces import Pieces
+from rootstock.weights.weights import load_model
 from tests.conftest import ARTICLE, SHARED, pipeline
 from tests.rootstock.test_update import BATCHES, examples, sgd
 
@@ -220,3 +221,101 @@ def test_roberta_has_its_own_boundary_pieces():
     nlp = spacy.blank("en")
     nlp.add_pipe("trf_wordpiecer", config={"weights": str(TOKENIZERS / "roberta-base")})
     assert nlp(ARTICLE)._.trf_word_pieces_ == ["<s>", *ARTICLE_PIECES["gpt2"].split(), "</s>"]
+
+
+def make_model(config, tokenizer_name, folder):
+    tokenizer = AutoTokenizer.from_pretrained(TOKENIZERS / tokenizer_name)
+    torch.manual_seed(0)
+    net = hf.AutoModel.from_config(config(vocab_size=len(tokenizer)))
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    net.save_pretrained(folder), tokenizer.save_pretrained(folder)
+    return folder
+
+
+def roberta_like(make_config, pad=1, **settings):
+    return lambda **size: make_config(
+        **{**BERT_LIKE, "max_position_embeddings": 42, "pad_token_id": pad, **settings, **size}
+    )
+
+
+# Models whose position table has a padding index, whatever the family, and the longest window that follows.
+WITH_PADDING_INDEX = {
+    "roberta, pad 0": (roberta_like(hf.RobertaConfig, 0), 41),
+    "roberta, pad 1": (roberta_like(hf.RobertaConfig), 40),
+    "roberta, pad 3": (roberta_like(hf.RobertaConfig, 3), 38),
+    "roberta-prelayernorm": (roberta_like(hf.RobertaPreLayerNormConfig), 40),
+    "xmod": (roberta_like(hf.XmodConfig, languages=["en_XX"], default_language="en_XX"), 40),
+    "data2vec-text": (roberta_like(hf.Data2VecTextConfig), 40),
+    "ibert": (roberta_like(hf.IBertConfig), 40),
+    "esm": (roberta_like(hf.EsmConfig), 40),
+    "longformer": (roberta_like(hf.LongformerConfig, attention_window=8), 40),
+    "big_bird": (roberta_like(hf.BigBirdConfig, attention_type="original_full"), 42),
+}
+
+
+@pytest.mark.parametrize(("config", "longest"), WITH_PADDING_INDEX.values(), ids=WITH_PADDING_INDEX)
+def test_positions_begin_after_the_padding_index(config, longest, tmp_path):
+    """As the model of Transformers counts by itself: also if a text has the padding piece."""
+    folder = make_model(config, "roberta-base", tmp_path)
+    nlp, net = pipeline(folder, spans="document"), hf.AutoModel.from_pretrained(folder).eval()
+    texts = ["Laura flew.", "Laura <pad> flew to <s> Silicon Valley.", "word " * longest]
+    for doc in nlp.pipe(texts):
+        pieces = Pieces.of(doc)
+        total, n_windows = np.zeros((len(pieces.ids), 16)), np.zeros((len(pieces.ids), 1))
+        for window in windows_of(pieces):
+            with torch.no_grad():
+                total[window] += net(torch.from_numpy(pieces.ids[window]).long()[None]).last_hidden_state[0].numpy()
+            n_windows[window] += 1
+        np.testing.assert_allclose(doc._.trf_last_hidden_state, total / n_windows, atol=1e-5)
+    assert Pieces.of(doc).window_lengths.max() == longest
+
+
+REFUSED = {
+    "big_bird": (roberta_like(hf.BigBirdConfig, block_size=4), "attention_type='block_sparse' is not supported"),
+    "fnet": (roberta_like(hf.FNetConfig), "'fnet' is not supported: its vectors depend on how far a text is padded"),
+    "convbert": (roberta_like(hf.ConvBertConfig, embedding_size=16), "'convbert' is not supported: its vectors depend"),
+    "nystromformer": (
+        roberta_like(hf.NystromformerConfig, segment_means_seq_len=8, num_landmarks=4),
+        "'nystromformer' is not supported: shape",
+    ),
+}
+
+
+@pytest.mark.parametrize(("config", "message"), REFUSED.values(), ids=REFUSED)
+def test_models_without_dense_attention_are_refused(config, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        load_model(make_model(config, "roberta-base", tmp_path))
+
+
+class DropoutRates(torch.overrides.TorchFunctionMode):
+    """Collects the rates that dropout is called with, layers and attention included."""
+
+    def __init__(self):
+        super().__init__()
+        self.rates = set()
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is torch.nn.functional.dropout:
+            _, rate, training, *_ = [*args, *(kwargs[name] for name in ("p", "training") if name in kwargs)]
+            self.rates.update([rate] if training else [])
+        if func is torch.nn.functional.scaled_dot_product_attention:
+            self.rates.add(kwargs["dropout_p"])
+        return func(*args, **kwargs)
+
+
+def test_the_dropout_rate_is_the_one_given(weights):
+    """In every layer, and where a model calls the function; with 0 training computes what prediction does."""
+    plain = pipeline(weights, kernels=False)
+    for nlp in (plain, pipeline(weights)):
+        head = nlp.add_pipe("trf_textcat", config={"head": "mean"})
+        head.add_label("GOOD"), head.add_label("BAD")
+        data = examples(nlp, BATCHES[0])
+        for name in ("trf_wordpiecer", "trf_tok2vec"):
+            nlp.get_pipe(name).update(data, drop=0.0)
+        expected = nlp(data[0].text).tensor
+        np.testing.assert_allclose(data[0].predicted.tensor, expected, atol=1e-4)
+    with DropoutRates() as mode:
+        plain.update(examples(plain, BATCHES[0]), drop=0.25)
+    assert mode.rates == {0.25}

@@ -27,10 +27,15 @@ def replace_dropout(net: torch.nn.Module) -> None:
 
 
 def set_dropout(net: torch.nn.Module, rate: float) -> None:
-    """Set the rate, between 0 and 1, of every dropout layer."""
+    """Set the rate, between 0 and 1, of all dropout; no layer is skipped as a whole (`layerdrop`).
+
+    Some models call the function `dropout` with a rate that they keep in an attribute, instead of a layer.
+    """
     for module in net.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = rate
+        for name in [name for name, value in vars(module).items() if "drop" in name and type(value) in (int, float)]:
+            setattr(module, name, 0.0 if "layerdrop" in name else rate)
 
 
 def draw_mask(values: torch.Tensor, rate: float) -> torch.Tensor:

@@ -28,7 +28,7 @@ _onednn = torch.ops.mkldnn  # private to PyTorch: see `onednn_supports`
 def mkl_is_fast() -> bool:
     """On Intel CPUs MKL, PyTorch's BLAS, uses all vector units, and multiplies transposed matrices without a copy."""
     cpus = Path("/proc/cpuinfo")
-    return torch.backends.mkl.is_available() and cpus.exists() and "GenuineIntel" in cpus.read_text()
+    return torch.backends.mkl.is_available() and cpus.exists() and "GenuineIntel" in cpus.read_text("utf-8")
 
 
 class Linear(torch.nn.Linear):
