@@ -7,6 +7,7 @@ next to the wheel.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,16 @@ def model_card(
     scores: a Markdown table.
     """
     name = f"{language}_{package.name}"
-    table = "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in facts.items())])
+    table = "\n".join(["| | |", "|---|---|", *(f"| {key} | {_cell(value)} |" for key, value in facts.items())])
     code = f'```python\nimport spacy\n\nnlp = spacy.load("{name}")\n{example}\n```\n'
     parts = [f"# {name} {package.version}", package.description, kind, table, scores, code]
     return "\n\n".join(part for part in parts if part)
+
+
+def _cell(value: Any) -> str:
+    """A text in a cell of a Markdown table, where it is read as it is: labels may have any characters."""
+    text = re.sub(r"\s+", " ", str(value))
+    return re.sub(r"[\\`*\[\]<>&|~$]|(?<![^\W_])_|_(?![^\W_])", lambda found: f"&#{ord(found[0])};", text)
 
 
 def origin(weights: Path) -> dict[str, str]:

@@ -17,9 +17,9 @@ Receipts = dict[str, dict[str, Any]]  # by stage, in the order of the DAG
 
 
 def receipts() -> Receipts:
-    """Receipts of the current results."""
-    paths = {stage: RECEIPTS / f"{stage}.json" for stage in dag.load()}
-    return {stage: json.loads(path.read_text("utf-8")) for stage, path in paths.items() if path.is_file()}
+    """Receipts of the current results: of the stages whose outs, the receipt among them, are all there."""
+    complete = [name for name, stage in dag.load().items() if all(Path(out).exists() for out in stage.outs)]
+    return {name: json.loads((RECEIPTS / f"{name}.json").read_text("utf-8")) for name in complete}
 
 
 def select(receipts: Receipts, stages: Iterable[str]) -> Receipts:

@@ -27,15 +27,19 @@ def main() -> None:
     import jinja2
 
     stages, receipts = dag.load(), costs.receipts()
-    ledger.check(stages, receipts)
+    missing = ledger.gaps(stages, receipts)
+    if missing:
+        raise Problem(ledger.explain(missing))
     best = _json("data/comparison/best.json")["point"]
     evaluation = Path("data/evaluation", best)
     mine = {path.stem for path in SPENT.glob("*.json")}
-    sentencize, compare = receipts["sentencize@train"], receipts["compare"]
-    settings = params.Params.model_validate({**compare["params"], "data": sentencize["params"]["data"]})
+    # Each section from the receipt of a stage that reads it.
+    read_by = {"weights": "download_weights", "data": "sentencize@train", "evaluate": f"evaluate@{best}"}
+    sections = {name: receipts[stage]["params"][name] for name, stage in {**read_by, "package": "package"}.items()}
+    settings = params.Params.model_validate({**receipts["compare"]["params"], **sections})
     spent, avoided = costs.noted(SPENT), costs.noted(costs.AVOIDED)
-    history = results.history(settings.tracking.experiment)
-    data = sentencize["deps"][settings.data.folder]
+    history = results.history(params.load().tracking.experiment)
+    rows = ledger.rows_digest(evaluation, "test", settings.model_dump())
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page = environment.from_string(TEMPLATE.read_text("utf-8")).render(
         settings=settings,
@@ -53,7 +57,7 @@ def main() -> None:
         n_avoided=len(avoided),
         methods=costs.methods(receipts.values()),
         history=history,
-        history_plot=plot_history([run for run in history if run["data.sha256"] == data]),
+        history_plot=plot_history([run for run in history if run.get("test.sha256") == rows]),
         points_plot=_image(Path("data/comparison/points.png")),
         confusion=_image(evaluation / "confusion.png"),
         calibration=_image(evaluation / "calibration.png"),
@@ -102,13 +106,13 @@ def draw_dag(stages: dict[str, dag.Stage], receipts: costs.Receipts, mine: set[s
 
 
 def plot_history(runs: list[dict[str, Any]]) -> str:
-    """SVG: test accuracy against energy, with intervals, for the results on this data."""
+    """SVG: test accuracy against energy, with intervals, for results on the same rows."""
     import matplotlib
 
     matplotlib.use("svg")
     from matplotlib import pyplot as plt
 
-    with plt.rc_context({"svg.hashsalt": "rootstock", "font.size": 9}):
+    with plt.rc_context({"svg.hashsalt": "rootstock", "font.size": 9, "text.parse_math": False}):
         figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
         for run in runs:
             wh, low, high = (run[name] for name in ("energy/wh", "range/energy_wh_low", "range/energy_wh_high"))

@@ -9,12 +9,12 @@ from typing import Any
 from ..engine.stage import SPENT
 from . import costs
 
+WHEELS = {"package": "data/package", "package_weights": "data/vectors"}
 
-def text(receipts: costs.Receipts) -> str:
-    """Time and energy per stage, scores, where the wheels are, and what to do next."""
-    comparison = Path("data/comparison")
-    metrics = json.loads((comparison / "metrics.json").read_text("utf-8"))
-    best = json.loads((comparison / "best.json").read_text("utf-8"))["point"]
+
+def text(receipts: costs.Receipts, points: list[str], best: str | None) -> str:
+    """Time and energy per stage, scores of these points, where the wheels are, and what to do next."""
+    metrics = {p: json.loads(Path("data/evaluation", p, "metrics.json").read_text("utf-8")) for p in points}
     lines = ["", f"{'stage':18} {'seconds':>8} {'Wh':>8}   {'from':>6} to {'':<6} how"]
     for stage, row in receipts.items():
         reused = "" if (SPENT / f"{row['run_id']}.json").is_file() else ", reused"
@@ -38,19 +38,28 @@ def text(receipts: costs.Receipts) -> str:
         for split, m in splits.items():
             accuracy = f"accuracy {m['accuracy']:.3f} ({m['accuracy_low']:.3f} to {m['accuracy_high']:.3f})"
             lines.append(f"{split:5} {accuracy}, macro F1 {m['macro_f1']:.3f}, {m['documents']} documents")
-    wheels = [wheel for folder in ("package", "vectors") for wheel in sorted(Path("data", folder).glob("*.whl"))]
-    pipelines = [wheel for wheel in wheels if not wheel.name.startswith("spacy_rootstock-")]
-    name = pipelines[0].name.split("-")[0]
+    lines.append("")
+    wheels = {stage: _pipeline(folder) for stage, folder in WHEELS.items() if stage in receipts}
+    notes = {"package_weights": "  (no head: vectors only)"}
+    if wheels:
+        lines.append(
+            "wheels  " + "\n        ".join(f"{wheel}{notes.get(stage, '')}" for stage, wheel in wheels.items())
+        )
+    if "package" in wheels:
+        name = wheels["package"].name.split("-")[0]
+        lines.append("try     pip install data/package/*.whl")
+        lines.append(f'        python -c \'import spacy; print(spacy.load("{name}")("Not bad at all.").cats)\'')
     lines += [
-        "",
-        "wheels  " + "\n        ".join(map(str, pipelines)) + "  (no head: vectors only)",
-        "try     pip install data/package/*.whl",
-        f'        python -c \'import spacy; print(spacy.load("{name}")("Not bad at all.").cats)\'',
         "next    make ui              compare runs in MLflow",
         "        make report          one page: scores, errors, energy",
         "        edit params.yaml     then `make repro` runs only the stages that depend on the change",
     ]
     return "\n".join(lines)
+
+
+def _pipeline(folder: str) -> Path:
+    """The wheel of a pipeline, next to which there may be that of the library."""
+    return next(wheel for wheel in sorted(Path(folder).glob("*.whl")) if not wheel.name.startswith("spacy_rootstock-"))
 
 
 def _line(name: str, row: dict[str, Any]) -> str:

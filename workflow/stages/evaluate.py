@@ -73,8 +73,11 @@ def _confusion(gold: np.ndarray, predicted: np.ndarray, labels: list[str], exclu
         records = {(a, b): {"actual": a, "predicted": b} for a in labels for b in labels}
         pairs = zip((gold == 1).argmax(axis=1), decided.argmax(axis=1), strict=True)
         return [records[labels[a], labels[b]] for a, b in pairs]
+    negated = "not "
+    while any(negated + name in labels for name in labels):  # such as "A" and "not A"
+        negated += "not "
     return [
-        {"actual": name if gold[i, j] else f"not {name}", "predicted": name if decided[i, j] else f"not {name}"}
+        {"actual": name if gold[i, j] else negated + name, "predicted": name if decided[i, j] else negated + name}
         for i in range(len(gold))
         for j, name in enumerate(labels)
         if not np.isnan(gold[i, j])
@@ -103,6 +106,7 @@ def _plot(out: Path, confusion: list[dict[str, str]], table: list[dict], labels:
     import matplotlib
 
     matplotlib.use("Agg")
+    matplotlib.rcParams["text.parse_math"] = False  # a label may have dollar signs
     from matplotlib import pyplot as plt
 
     names = sorted({side for record in confusion for side in record.values()})
@@ -114,8 +118,9 @@ def _plot(out: Path, confusion: list[dict[str, str]], table: list[dict], labels:
     axes.imshow(counts, cmap="Blues")
     for (i, j), count in np.ndenumerate(counts) if len(names) <= 30 else []:  # more would be unreadable
         axes.text(j, i, count, ha="center", va="center", color="white" if count > counts.max() / 2 else "black")
-    axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
-    axes.set_yticks(range(len(names)), names)
+    ticks = [_drawable(name) for name in names]
+    axes.set_xticks(range(len(names)), ticks, rotation=30, ha="right")
+    axes.set_yticks(range(len(names)), ticks)
     axes.set(xlabel="predicted", ylabel="actual", title=f"Test: accuracy {test['accuracy']:.3f}")
     figure.savefig(out / "confusion.png", dpi=120)
 
@@ -129,6 +134,15 @@ def _plot(out: Path, confusion: list[dict[str, str]], table: list[dict], labels:
     axes.set_title(f"Test: calibration error {test['calibration_error']:.3f}")
     axes.legend(loc="upper left")
     figure.savefig(out / "calibration.png", dpi=120)
+
+
+def _drawable(label: str, longest: int = 40) -> str:
+    """A label as it is drawn: with codes for characters that the font lacks, and shortened if it is long."""
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    font = get_font(findfont(FontProperties()))
+    drawn = [char if font.get_char_index(ord(char)) else ascii(char)[1:-1] for char in label]
+    return "".join(drawn if len(drawn) <= longest else [*drawn[: longest - 1], "…"])
 
 
 if __name__ == "__main__":

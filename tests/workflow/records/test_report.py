@@ -8,16 +8,23 @@ import pytest
 
 from tests.conftest import ROOT
 from workflow.engine import dag
+from workflow.records import report
 
 
 @pytest.fixture(scope="module")
 def page(finished, tmp_path_factory) -> str:
-    """The page for a result with a text among the worst errors that must be escaped."""
+    """The page for a result with a text and labels among the worst errors that must be escaped."""
     project = finished.copy(tmp_path_factory.mktemp("report") / "project")
     worst = project.folder / "data/evaluation/base/worst.json"
     rows = json.loads(worst.read_text())
     rows.insert(
-        0, {"row": "x:1", "text": "<script>alert(1)</script> & co", "gold": ["A"], "scores": {"B": 0.9, "A": 0.1}}
+        0,
+        {
+            "row": "x:1",
+            "text": "<script>alert(1)</script> & co",
+            "gold": ["$5, <b>", "a|b"],
+            "scores": {"B": 0.9, "A": 0.1},
+        },
     )
     worst.unlink()  # it may be a link into the cache
     worst.write_text(json.dumps(rows))
@@ -62,5 +69,14 @@ def test_the_page_has_scores_errors_and_alignments(page):
     for part in ("Quality against energy", "accuracy on test", "Confusion on test", "Calibration on test"):
         assert part in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; co" in page
+    assert "<td>$5, &lt;b&gt;<br>a|b</td>" in page
     assert page.count('aria-label="Alignment of a sentence"') == 3
     assert "[CLS]</text>" in page and "##" in page
+
+
+def test_a_run_may_have_any_name():
+    """People rename runs in MLflow."""
+    energy = {"energy/wh": 1.0, "range/energy_wh_low": 0.5, "range/energy_wh_high": 2.0}
+    accuracy = {"test/accuracy": 0.5, "range/test_accuracy_low": 0.4, "range/test_accuracy_high": 0.6}
+    for name in ("$1k_to_$5k", "\\frac{", "a -- b"):
+        assert report.plot_history([{"name": name, **energy, **accuracy}]).startswith("<svg")

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
+import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
+
+from filelock import FileLock
 
 from ...engine.errors import Problem
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # so that the UI opens on runs, not on chat traces
+
+NOT_LOGGED = ("package", "package_weights", "sweep", "tracking")  # sections that are no settings of a result
 
 Params = dict[str, Any]  # the content of params.yaml, as in a receipt
 
@@ -30,38 +38,66 @@ def connect() -> Any:
     return mlflow.MlflowClient()
 
 
+def reason(error: Exception) -> str:
+    """What an error says, in one line."""
+    kind, said = type(error).__name__, str(error).strip().partition("\n")[0]
+    if not said:
+        return kind
+    return said if type(error).__module__.startswith("mlflow.") else f"{kind}: {said}"
+
+
 @contextmanager
 def errors_as_problems() -> Iterator[None]:
-    """Raise Problem if MLflow cannot be reached or refuses a call."""
+    """Raise Problem if MLflow cannot be reached, refuses a call, or fails in any other way."""
+    try:
+        yield
+    except Exception as error:
+        raise Problem(f"MLflow at {os.environ['MLFLOW_TRACKING_URI']}: {reason(error)}") from None
+
+
+def unless_gone(get: Callable[[], Any]) -> Any:
+    """What `get` returns; None if it asks for something that is no longer in the store."""
     from mlflow.exceptions import MlflowException
 
     try:
-        yield
+        return get()
     except MlflowException as error:
-        raise Problem(f"MLflow at {os.environ['MLFLOW_TRACKING_URI']}: {str(error).splitlines()[0]}") from None
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
 
 
-@contextmanager
-def one_process() -> Iterator[None]:
-    """Admit one process of this clone at a time: two cannot create a SQLite store at once."""
-    from filelock import FileLock
+def active_run(client: Any, run_id: str | None) -> Any:
+    """The run with this id; None if it is not in this store, or deleted."""
+    run = unless_gone(lambda: client.get_run(run_id)) if run_id else None
+    return run if run is not None and run.info.lifecycle_stage == "active" else None
 
-    with FileLock("mlflow.db.lock"):
-        yield
+
+def open_experiment(name: str) -> tuple[Any, str]:
+    """MLflow's client, and the id of the experiment with this name."""
+    remote = os.environ.get("MLFLOW_TRACKING_URI", DEFAULT_URI).startswith("http")
+    # Two processes of this clone cannot create a SQLite store at once.
+    with nullcontext() if remote else FileLock("mlflow.db.lock", timeout=60):
+        client = connect()
+        return client, experiment_id(client, name)
 
 
 def experiment_id(client: Any, name: str) -> str:
-    """Id of the experiment with this name, which is created if it does not exist."""
+    """Id of the experiment with this name, which is created if it does not exist, and restored if it was deleted."""
     from mlflow.exceptions import MlflowException
 
     experiment = client.get_experiment_by_name(name)
-    if experiment is None:
-        try:
+    try:
+        if experiment is None:
             return client.create_experiment(name, tags=KIND)
-        except MlflowException as error:  # another process has just created it
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-            experiment = client.get_experiment_by_name(name)
+        if experiment.lifecycle_stage == "deleted":  # its name cannot be used again
+            client.restore_experiment(experiment.experiment_id)
+            print(f"MLflow: the experiment {name!r} was deleted: restored, with its runs", file=sys.stderr)
+    except MlflowException:
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None or experiment.lifecycle_stage == "deleted":
+            raise
+        # Another process has just done the same.
     return experiment.experiment_id
 
 
@@ -72,12 +108,28 @@ def run_name(params: Params) -> str:
     return f"{mark} {f['epochs']}x lr {f['learning_rate']:g} seed {params['seed']}"
 
 
-def log_params(client: Any, run_id: str, params: Params) -> None:
-    """Log all settings of a fine-tuning. The other points of the sweep and the experiment's name are none of them."""
+def named_params(params: Params) -> dict[str, str]:
+    """The settings of a fine-tuning by the names of MLflow's params."""
+    settings = {key: value for key, value in params.items() if key not in NOT_LOGGED}
+    values = flat(settings)
+    return {name: str(values[key]) for key, name in names(values).items()}
+
+
+def log_params(client: Any, run_id: str, params: dict[str, str]) -> None:
+    """Log params that `named_params` has named."""
     from mlflow.entities import Param
 
-    settings = {key: value for key, value in params.items() if key not in ("tracking", "sweep")}
-    client.log_batch(run_id, params=[Param(key, str(value)) for key, value in flat(settings).items()])
+    client.log_batch(run_id, params=[Param(name, value) for name, value in params.items()])
+
+
+def names(texts: Iterable[str]) -> dict[str, str]:
+    """A name that MLflow allows for each text. Those that would be the same, capitals aside, end in a digest."""
+    allowed = {text: re.sub(r"[^\w .-]|\.\.", "_", text)[:200] for text in texts}
+    shared = Counter(name.casefold() for name in allowed.values())
+    return {
+        text: name if shared[name.casefold()] == 1 else f"{name} {hashlib.sha256(text.encode()).hexdigest()[:8]}"
+        for text, name in allowed.items()
+    }
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

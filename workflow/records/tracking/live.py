@@ -12,7 +12,7 @@ from .client import Params
 
 
 class LiveRun:
-    """Logs curves while training. Training continues if the server is down: the ledger logs them later."""
+    """Logs curves while training. Training continues if that fails: the ledger logs them later."""
 
     def __init__(self, params: Params, enabled: bool) -> None:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # training must not wait for a server
@@ -22,21 +22,17 @@ class LiveRun:
         self._attempt(lambda: self._start(params))
 
     def _start(self, params: Params) -> None:
-        with client.one_process():
-            self._client = client.connect()
-            experiment = client.experiment_id(self._client, params["tracking"]["experiment"])
+        self._client, experiment = client.open_experiment(params["tracking"]["experiment"])
         self.run_id = self._client.create_run(experiment, run_name=client.run_name(params)).info.run_id
-        client.log_params(self._client, self.run_id, params)
+        client.log_params(self._client, self.run_id, client.named_params(params))
 
     def _attempt(self, action: Callable[[], None]) -> None:
         if not self._enabled:
             return
-        from mlflow.exceptions import MlflowException
-
         try:
             action()
-        except MlflowException as error:
-            print(f"MLflow: not logging while training ({str(error).splitlines()[0]})", file=sys.stderr)
+        except Exception as error:  # whatever it is, it must not stop the training
+            print(f"MLflow: not logging while training ({client.reason(error)})", file=sys.stderr)
             self._enabled = False
 
     def log(self, point: dict[str, float]) -> None:

@@ -6,18 +6,24 @@ from pathlib import Path
 from typing import Any
 
 from ...model import scores
-from .client import Params
+from .client import Params, active_run, unless_gone
 
 ALIAS = "best"
+DEV_ROWS = "dev.sha256"  # tag of a run: digest of the rows of dev that it was scored on
 
 
-def register(client: Any, run_id: str, params: Params, model: Path) -> None:
-    """Add the model as a version of the registered model, and put the alias on the best version for this data."""
+def register(client: Any, run_id: str, params: Params, model: Path) -> bool:
+    """Add the model as a version of the registered model, unless it is one. RETURNS: whether it was added.
+
+    The alias is put on the best version, whatever has become of versions and runs.
+    """
     import mlflow
     import spacy
 
     name = f"{params['language']}_{params['package']['name']}"
-    if not client.search_model_versions(f"run_id = '{run_id}'"):
+    versions = client.search_model_versions(f"run_id = '{run_id}'")
+    missing = not any(version.name == name and _has_files(version) for version in versions)
+    if missing:
         with mlflow.start_run(run_id=run_id):
             mlflow.spacy.log_model(
                 spacy.load(model / "pipeline"),
@@ -25,14 +31,31 @@ def register(client: Any, run_id: str, params: Params, model: Path) -> None:
                 pip_requirements=["spacy-rootstock"],
                 registered_model_name=name,
             )
-    data = client.get_run(run_id).data.tags["data.sha256"]
-    versions = {v.version: client.get_run(v.run_id).data for v in client.search_model_versions(f"name = '{name}'")}
-    dev = {
-        version: {key: run.metrics[f"dev/{key}"] for key in ("accuracy", "log_loss")}
-        for version, run in versions.items()
-        if run.tags.get("data.sha256") == data and "dev/log_loss" in run.metrics
-    }
-    best = min(dev, key=lambda version: (*scores.rank(dev[version]), int(version)))
-    client.set_registered_model_alias(name, ALIAS, best)
-    rule = f"The alias `{ALIAS}` is on the version with the {scores.RULE}, of those from the same data as the newest."
-    client.update_registered_model(name, description=rule)
+        rule = (
+            f"The alias `{ALIAS}` is on the version with the {scores.RULE}, of those scored on the newest one's rows."
+        )
+        client.update_registered_model(name, description=rule)
+    best = _best(client, client.search_model_versions(f"name = '{name}'"))
+    client.set_registered_model_alias(name, ALIAS, best.version)
+    return missing
+
+
+def _has_files(version: Any) -> bool:
+    import mlflow
+
+    return bool(unless_gone(lambda: mlflow.artifacts.list_artifacts(f"models:/{version.name}/{version.version}")))
+
+
+def _best(client: Any, versions: list[Any]) -> Any:
+    """The best on dev of the versions that were scored on the same rows as the newest, and still have run and files."""
+    runs = ((version, active_run(client, version.run_id)) for version in versions)
+    scored = [(version, run.data) for version, run in runs if run is not None and DEV_ROWS in run.data.tags]
+
+    def rank(entry: tuple[Any, Any]) -> tuple[float, ...]:
+        version, data = entry
+        return *scores.rank({key: data.metrics[f"dev/{key}"] for key in ("accuracy", "log_loss")}), int(version.version)
+
+    newest_first = sorted(scored, key=lambda entry: -int(entry[0].version))
+    rows = next(data.tags[DEV_ROWS] for version, data in newest_first if _has_files(version))
+    comparable = sorted((entry for entry in scored if entry[1].tags[DEV_ROWS] == rows), key=rank)
+    return next(version for version, _ in comparable if _has_files(version))

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from ...engine import dag
+from ...files import IGNORED
 from .. import costs
 from . import registry, view
 from .client import (
     Params,
-    connect,
+    active_run,
     errors_as_problems,
-    experiment_id,
     flat,
     log_params,
     log_points,
-    one_process,
+    named_params,
+    names,
+    open_experiment,
     run_name,
 )
 
@@ -35,31 +38,58 @@ def record(
     """Bring MLflow up to date with one result. RETURNS: its run id, and whether anything was logged.
 
     tags: RESULT among them; receipts: of each stage that led to the result; mine: the run ids of this clone.
-    Each step skips what is already recorded, so that the next call completes an interrupted record.
+    Each step skips what is there: the next call completes a record that was interrupted, or deleted in part.
     Raises Problem if MLflow cannot be reached or refuses a call.
     """
-    with errors_as_problems(), one_process():
-        client = connect()
-        experiment = experiment_id(client, params["tracking"]["experiment"])
-        recorded = client.search_runs([experiment], f"tags.`{RESULT}` = '{tags[RESULT]}'")
+    with errors_as_problems(), FileLock("mlflow.db.ledger.lock"):  # one ledger of this clone at a time
+        client, experiment = open_experiment(params["tracking"]["experiment"])
         finetune = next(receipt for stage, receipt in receipts.items() if stage.startswith("finetune@"))
-        live_run = _unrecorded(client, finetune["mlflow_run"])
-        if recorded and live_run:  # trained again, with the same result
-            client.delete_run(live_run)
-        if recorded and COMPLETE in recorded[0].data.tags:
-            return recorded[0].info.run_id, False
-        if recorded:
-            run_id = recorded[0].info.run_id
-        else:
-            new = {"run_name": run_name(params), "start_time": _times(finetune)[0]}
-            run_id = live_run or client.create_run(experiment, **new).info.run_id
-        for name, value in {**tags, "training": _training(finetune, mine)}.items():
-            client.set_tag(run_id, name, value)
-        _complete(client, experiment, run_id, params, receipts, mine, model, evaluation)
-        client.set_tag(run_id, COMPLETE, "yes")
-        client.set_terminated(run_id, end_time=_times(finetune)[1])
+        start, end = _times(finetune)
+        settings = named_params(params)
+        run = _find(client, experiment, tags[RESULT], finetune["mlflow_run"], settings)
+        run = run or client.create_run(experiment, run_name=run_name(params), start_time=start)
+        run_id, new = run.info.run_id, COMPLETE not in run.data.tags
+        tags = {**tags, "training": _training(finetune, mine), "energy.method": costs.methods(receipts.values())}
+        for name, value in tags.items():
+            if new or name not in run.data.tags:
+                client.set_tag(run_id, name, value)
+        logged = [new, _log_children(client, experiment, run_id, receipts, mine)]
+        if new:
+            log_params(client, run_id, settings)
+            _log_curves(client, run_id, model)
+            _log_datasets(client, run_id, params["data"]["folder"], receipts)
+            _log_figures(client, experiment, run_id, receipts, evaluation)
+        logged.append(_log_files(client, run_id, evaluation, new))
+        logged.append(registry.register(client, run_id, params, model))
+        if any(logged):
+            client.set_tag(run_id, COMPLETE, "yes")
+            client.set_terminated(run_id, end_time=end)
         view.share(client, experiment)
-    return run_id, True
+    return run_id, any(logged)
+
+
+def _find(client: Any, experiment: str, result: str, live: str | None, settings: dict[str, str]) -> Any:
+    """The run of a result: one that has it, completely if there is one, else the one that the fine-tuning logged to.
+
+    An incomplete run is taken only if its params agree, because MLflow does not change params, and else deleted.
+    RETURNS: None if there is no such run.
+    """
+    runs = {run.info.run_id: run for run in client.search_runs([experiment], f"tags.`{RESULT}` = '{result}'")}
+    live_run = active_run(client, live)
+    if live_run is not None and COMPLETE not in live_run.data.tags:
+        runs[live_run.info.run_id] = live_run
+    complete = [run for run in runs.values() if COMPLETE in run.data.tags]
+    incomplete = [run for run in runs.values() if COMPLETE not in run.data.tags]
+    fitting = [run for run in incomplete if run.info.experiment_id == experiment and _agree(run, settings)]
+    found = next(iter([*complete, *fitting]), None)
+    for run in incomplete:
+        if run is not found:
+            client.delete_run(run.info.run_id)
+    return found
+
+
+def _agree(run: Any, settings: dict[str, str]) -> bool:
+    return all(run.data.params.get(name, value) == value for name, value in settings.items())
 
 
 def _training(finetune: dict[str, Any], mine: set[str]) -> str:
@@ -70,53 +100,37 @@ def _training(finetune: dict[str, Any], mine: set[str]) -> str:
     return text
 
 
-def _unrecorded(client: Any, run_id: str | None) -> str | None:
-    """The run that the fine-tuning logged to, if it is in this store and no result is recorded in it."""
-    from mlflow.exceptions import MlflowException
-
-    if run_id is None:
-        return None
-    try:
-        run = client.get_run(run_id)
-    except MlflowException:
-        return None
-    return run_id if RESULT not in run.data.tags and run.info.lifecycle_stage == "active" else None
-
-
-def _complete(
-    client: Any,
-    experiment: str,
-    run_id: str,
-    params: Params,
-    receipts: costs.Receipts,
-    mine: set[str],
-    model: Path,
-    evaluation: Path,
-) -> None:
-    """Log params, curves, child runs, datasets, final scores, cost, plots and the model, unless already logged."""
-    log_params(client, run_id, params)
+def _log_curves(client: Any, run_id: str, model: Path) -> None:
     for curve in ("train_curve.json", "dev_curve.json"):
         points = json.loads((model / curve).read_text("utf-8"))
         name = next(name for name in points[0] if name not in ("step", "epoch"))
         logged = {metric.step for metric in client.get_metric_history(run_id, f"train/{name}")}
         log_points(client, run_id, [point for point in points if point["step"] not in logged])
-    for stage, receipt in receipts.items():
-        _log_child(client, experiment, run_id, stage, receipt, mine)
-    _log_datasets(client, run_id, params["data"]["folder"], receipts)
 
+
+def _log_figures(client: Any, experiment: str, run_id: str, receipts: costs.Receipts, evaluation: Path) -> None:
+    """Log the final scores, and the cost."""
     figures = _costs(receipts.values())
     for split, metrics in json.loads((evaluation / "metrics.json").read_text("utf-8")).items():
         figures |= _grouped(split, {name: value for name, value in metrics.items() if name not in ("f1", "documents")})
-        figures |= {f"{split}/f1 {_metric_name(label)}": value for label, value in metrics["f1"].items()}
-    children = client.search_runs([experiment], f"tags.`{PARENT}` = '{run_id}'")
+        name_of = names(metrics["f1"])
+        figures |= {f"{split}/f1 {name_of[label]}": value for label, value in metrics["f1"].items()}
     figures["energy/wh_reused"] = sum(
-        child.data.metrics["energy/wh"] for child in children if child.data.tags["origin"] != COMPUTED
+        child.data.metrics["energy/wh"]
+        for child in _children(client, experiment, run_id)
+        if child.data.tags["origin"] != COMPUTED
     )
     for name, value in figures.items():
         client.log_metric(run_id, name, value)
-    client.set_tag(run_id, "energy.method", costs.methods(receipts.values()))
-    client.log_artifacts(run_id, str(evaluation), "evaluation")
-    registry.register(client, run_id, params, model)
+
+
+def _log_files(client: Any, run_id: str, evaluation: Path, new: bool) -> bool:
+    """Log the files of the evaluation. RETURNS: whether that was necessary."""
+    there = {Path(file.path).name for file in client.list_artifacts(run_id, "evaluation")}
+    necessary = new or not {path.name for path in evaluation.iterdir()} - IGNORED <= there
+    if necessary:
+        client.log_artifacts(run_id, str(evaluation), "evaluation")
+    return necessary
 
 
 def _costs(receipts: Iterable[dict[str, Any]]) -> dict[str, float]:
@@ -136,21 +150,44 @@ def _grouped(group: str, figures: dict[str, float]) -> dict[str, float]:
 
 
 COMPUTED = "computed for this run"
+REUSED = " (reused)"  # in the name of a child run
 
 
-def _log_child(client: Any, experiment: str, parent: str, stage: str, receipt: dict[str, Any], mine: set[str]) -> None:
-    """Log the child run of a stage, with the times and the host from its receipt."""
+def _children(client: Any, experiment: str, parent: str) -> list[Any]:
+    return client.search_runs([experiment], f"tags.`{PARENT}` = '{parent}'")
+
+
+def _log_children(client: Any, experiment: str, parent: str, receipts: costs.Receipts, mine: set[str]) -> bool:
+    """Log a child run for each stage that has none. RETURNS: whether there was such a stage."""
+    logged = set()
+    for child in _children(client, experiment, parent):
+        if COMPLETE in child.data.tags:
+            logged.add(child.info.run_name.removesuffix(REUSED))
+        else:
+            client.delete_run(child.info.run_id)
+    missing = {stage: receipt for stage, receipt in receipts.items() if stage not in logged}
+    if missing:
+        results = client.search_runs([experiment], f"tags.`{RESULT}` LIKE '%'", max_results=50_000)
+        others = {run.info.run_id for run in results} - {parent}
+        for stage, receipt in missing.items():
+            _log_child(client, experiment, parent, others, stage, receipt, mine)
+    return bool(missing)
+
+
+def _log_child(
+    client: Any, experiment: str, parent: str, others: set[str], stage: str, receipt: dict[str, Any], mine: set[str]
+) -> None:
+    """Log the child run of a stage, with the times and the host from its receipt. others: the runs of other results."""
     from mlflow.entities import Metric, Param
 
     same = client.search_runs([experiment], f"tags.`{RECEIPT}` = '{receipt['run_id']}'")
-    if any(run.data.tags[PARENT] == parent and COMPLETE in run.data.tags for run in same):
-        return
-    for incomplete in (run for run in same if run.data.tags[PARENT] == parent):
-        client.delete_run(incomplete.info.run_id)
+    parents = {run.info.run_id: run.data.tags.get(PARENT) for run in same}
+    for orphan in [run_id for run_id, other in parents.items() if other not in {parent, *others}]:
+        client.delete_run(orphan)  # its parent was deleted
     origin = COMPUTED
     if receipt["run_id"] not in mine:
         origin = "reused: computed by others"
-    elif any(run.data.tags[PARENT] != parent for run in same):
+    elif others.intersection(parents.values()):
         origin = "reused: an earlier run's"
     tags = {
         PARENT: parent,
@@ -163,14 +200,14 @@ def _log_child(client: Any, experiment: str, parent: str, stage: str, receipt: d
         "mlflow.source.git.commit": receipt["git_commit"],
     }
     start, end = _times(receipt)
-    name = stage if origin == COMPUTED else f"{stage} (reused)"
+    name = stage if origin == COMPUTED else stage + REUSED
     run_id = client.create_run(experiment, start_time=start, run_name=name, tags=tags).info.run_id
     figures = _costs([receipt])
-    settings = {key: dag.look_up(key, receipt["params"]) for key in dag.load()[stage].params[dag.PARAMS]}
+    settings = flat({key: dag.look_up(key, receipt["params"]) for key in dag.load()[stage].params[dag.PARAMS]})
     client.log_batch(
         run_id,
         metrics=[Metric(name, value, start, 0) for name, value in figures.items()],
-        params=[Param(key, str(value)) for key, value in flat(settings).items()],
+        params=[Param(name, str(settings[key])) for key, name in names(settings).items()],
     )
     client.set_tag(run_id, COMPLETE, "yes")
     client.set_terminated(run_id, end_time=end)
@@ -197,15 +234,10 @@ def _log_datasets(client: Any, run_id: str, folder: str, receipts: costs.Receipt
     client.log_inputs(run_id, datasets=inputs)
 
 
-def _metric_name(label: str) -> str:
-    """A label, with characters that MLflow does not allow replaced."""
-    return re.sub(r"[^\w .-]|\.\.", "_", label)
-
-
 def history(experiment: str) -> list[dict[str, Any]]:
     """The recorded results, oldest first: each run's name, tags and metrics."""
     with errors_as_problems():
-        client = connect()
-        runs = client.search_runs([experiment_id(client, experiment)], f"tags.`{COMPLETE}` = 'yes'", max_results=1000)
+        client, number = open_experiment(experiment)
+        runs = client.search_runs([number], f"tags.`{COMPLETE}` = 'yes'", max_results=1000)
     results = [run for run in reversed(runs) if RESULT in run.data.tags]
     return [{"name": run.info.run_name, **run.data.tags, **run.data.metrics} for run in results]

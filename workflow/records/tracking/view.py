@@ -9,7 +9,7 @@ import sys
 import zlib
 from typing import Any
 
-from .client import connect, experiment_id
+from .client import errors_as_problems, open_experiment, reason
 
 COLUMNS = ["dev/accuracy", "test/accuracy", "test/macro_f1", "energy/wh", "energy/wh_reused", "energy/seconds"]
 CURVES = ["train/loss", "train/dev_accuracy"]
@@ -23,8 +23,6 @@ def share(client: Any, experiment: str) -> None:
     MLflow's "Share" button stores such a view as a tag of the experiment, in an undocumented format. A version that
     expects another format shows its default table.
     """
-    from mlflow.exceptions import MlflowException
-
     scatter = {"xaxis": {"key": "energy/wh", "type": "METRIC"}, "yaxis": {"key": "test/accuracy", "type": "METRIC"}}
     lines: list[dict[str, Any]] = [
         {"type": "LINE", "metricKey": key, "selectedMetricKeys": [key], "xAxisKey": "step"} for key in CURVES
@@ -44,16 +42,16 @@ def share(client: Any, experiment: str) -> None:
     packed = base64.b64encode(zlib.compress(json.dumps(view).encode())).decode()
     try:
         client.set_experiment_tag(experiment, TAG, f"deflate;{packed}")
-    except MlflowException as error:  # runs can be compared without the view
-        print(f"MLflow: the view '{VIEW}' was not stored ({str(error).splitlines()[0]})", file=sys.stderr)
+    except Exception as error:  # runs can be compared without the view
+        print(f"MLflow: the view '{VIEW}' was not stored ({reason(error)})", file=sys.stderr)
 
 
 def page(experiment: str) -> str:
     """URL for comparing results, on the server or where `make ui` starts one: of the view, if it is stored."""
-    client = connect()
+    with errors_as_problems():
+        client, number = open_experiment(experiment)
+        stored = TAG in client.get_experiment(number).tags
     uri = os.environ["MLFLOW_TRACKING_URI"]
     base = uri if uri.startswith("http") else "http://127.0.0.1:5000"
-    number = experiment_id(client, experiment)
     runs = f"{base}/#/experiments/{number}/runs"
-    stored = TAG in client.get_experiment(number).tags
     return f"{runs}?viewStateShareKey={VIEW}&compareRunsMode=CHART" if stored else runs

@@ -1,0 +1,423 @@
+"""Results in a local MLflow store, whatever people delete, purge or change between two calls of the ledger."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+from unittest.mock import MagicMock
+
+import pytest
+import spacy
+
+from tests.conftest import ROOT
+from workflow.engine import dag, params
+from workflow.engine.errors import Problem
+from workflow.records.tracking import client, live, registry, results, view
+from workflow.records.tracking.results import COMPLETE, COMPUTED, PARENT, RESULT
+
+SETTINGS = params.load(ROOT / "params.yaml").model_dump()
+STAGES = dag.load(ROOT)
+CHAIN = dag.chain(STAGES["evaluate@base"], STAGES)
+LABELS = {"NEG": 0.25, "POS": 0.75}
+
+
+class Store:
+    """A store with MLflow's client, and one result of the DAG, which tests change."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.uri = folder, f"sqlite:///{folder}/mlflow.db"
+        self.settings = json.loads(json.dumps(SETTINGS))
+        self.f1, self.accuracy, self.rows, self.result, self.training = LABELS, 0.5, "rows", "result", "1"
+        self.live: str | None = None
+        (folder / "model").mkdir()
+        spacy.blank("en").to_disk(folder / "model/pipeline")
+        for name, curve in {"train": {"loss": 1.0}, "dev": {"dev_loss": 1.0, "dev_accuracy": 0.5}}.items():
+            (folder / f"model/{name}_curve.json").write_text(json.dumps([{"step": 1, **curve}]))
+        (folder / "evaluation").mkdir()
+        for name in ("confusion.png", "worst.json"):
+            (folder / "evaluation" / name).write_text("{}")
+
+    @property
+    def client(self) -> Any:
+        return client.connect()
+
+    def receipts(self) -> dict[str, dict[str, Any]]:
+        receipt = {
+            "started": "2026-01-01T00:00:00+00:00", "seconds": 1.0, "kwh": 1e-3, "kwh_low": 1e-3, "kwh_high": 1e-3,
+            "grid_g_per_kwh": 400.0, "method": "RAPL", "host": "here", "git_commit": "none", "params": self.settings,
+            "deps": {}, "mlflow_run": self.live, "steps": 1, "steps_planned": 1,
+        }  # fmt: skip
+        new = {"finetune@base": self.training, "evaluate@base": self.training}
+        return {
+            stage: {**receipt, "run_id": f"{stage} {new.get(stage, 1)}", "outs": {f"data/sentences/{stage}": "0" * 64}}
+            for stage in CHAIN
+        }
+
+    def record(self) -> tuple[str, bool]:
+        scores = {f"{name}{end}": self.accuracy for name in ("accuracy", "macro_f1") for end in ("", "_low", "_high")}
+        split = {**scores, "documents": 4, "log_loss": 0.5, "calibration_error": 0.1, "f1": self.f1}
+        (self.folder / "evaluation/metrics.json").write_text(json.dumps({"dev": split, "test": split}))
+        tags = {RESULT: self.result, registry.DEV_ROWS: self.rows, "data.sha256": "data"}
+        receipts = self.receipts()
+        mine = {receipt["run_id"] for receipt in receipts.values()}
+        return results.record(self.settings, tags, receipts, mine, self.folder / "model", self.folder / "evaluation")
+
+    def train(self) -> str:
+        """As the stage finetune does."""
+        with live.run(self.settings) as run:
+            run.log({"step": 1, "loss": 1.0})
+        self.live = run.run_id
+        return self.live
+
+    def experiment(self) -> Any:
+        return self.client.get_experiment_by_name(self.settings["tracking"]["experiment"])
+
+    def runs(self) -> tuple[list[Any], list[Any]]:
+        """The runs of results, and their stages'."""
+        everything = self.client.search_runs([self.experiment().experiment_id])
+        parents = [run for run in everything if PARENT not in run.data.tags]
+        return parents, [run for run in everything if PARENT in run.data.tags]
+
+    def versions(self) -> list[Any]:
+        return self.client.search_model_versions(f"name = 'en_{self.settings['package']['name']}'")
+
+    def best(self) -> str:
+        """The run of the version with the alias."""
+        return self.client.get_model_version_by_alias(f"en_{self.settings['package']['name']}", registry.ALIAS).run_id
+
+    def purge(self) -> None:
+        """As people do to what they have deleted."""
+        subprocess.run(
+            [sys.executable, "-m", "mlflow", "gc", "--backend-store-uri", self.uri, "--older-than", "0d"],
+            check=True, capture_output=True, env={**os.environ, "MLFLOW_TRACKING_URI": self.uri},
+        )  # fmt: skip
+
+    def assert_right(self, n_results: int = 1) -> str:
+        """The next call completes the record, and the one after it changes nothing. RETURNS: the result's run id."""
+        run_id, _ = self.record()
+        assert self.record() == (run_id, False)
+        parents, children = self.runs()
+        assert len(parents) == n_results and all(COMPLETE in run.data.tags for run in parents)
+        run = self.client.get_run(run_id)
+        assert run.info.status == "FINISHED" and run.info.lifecycle_stage == "active"
+        assert run.info.end_time == 1767225601000, "the end is that of the training"
+        assert run.data.metrics["test/accuracy"] == self.accuracy
+        stages = [child for child in children if child.data.tags[PARENT] == run_id]
+        assert sorted(child.info.run_name.removesuffix(" (reused)") for child in stages) == sorted(CHAIN)
+        names = {Path(file.path).name for file in self.client.list_artifacts(run_id, "evaluation")}
+        assert names == {path.name for path in (self.folder / "evaluation").iterdir()}
+        assert any(registry._has_files(version) for version in self.versions() if version.run_id == run_id)
+        assert self.best()
+        assert view.page(self.settings["tracking"]["experiment"]).endswith(
+            "viewStateShareKey=results&compareRunsMode=CHART"
+        )
+        return run_id
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory) -> Path:
+    """A new SQLite store."""
+    folder = tmp_path_factory.mktemp("empty")
+    code = f"import mlflow; mlflow.MlflowClient('sqlite:///{folder}/mlflow.db').search_experiments()"
+    subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, capture_output=True)
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def store(empty, tmp_path, monkeypatch) -> Store:
+    for name in ("dvc.yaml", "params.yaml", "workflow"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    shutil.copyfile(empty, tmp_path / "mlflow.db")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    return Store(tmp_path)
+
+
+def test_the_run_of_the_training_becomes_the_record(store):
+    live_run = store.train()
+    assert store.record() == (live_run, True)
+    assert store.assert_right() == live_run
+
+
+# What people do to a store: each changes it, and RETURNS whether the same run must be found again.
+
+
+def delete_the_experiment(store: Store, run_id: str) -> bool:
+    store.client.delete_experiment(store.experiment().experiment_id)
+    return True
+
+
+def purge_the_experiment(store: Store, run_id: str) -> bool:
+    delete_the_experiment(store, run_id)
+    store.purge()
+    return False
+
+
+def rename_the_experiment(store: Store, run_id: str) -> bool:
+    store.client.rename_experiment(store.experiment().experiment_id, "another name")
+    return False
+
+
+def delete_the_run(store: Store, run_id: str) -> bool:
+    store.client.delete_run(run_id)
+    return False
+
+
+def purge_the_run(store: Store, run_id: str) -> bool:
+    store.client.delete_run(run_id)
+    store.purge()
+    return False
+
+
+def delete_runs_of_stages(store: Store, run_id: str) -> bool:
+    for child in store.runs()[1][:3]:
+        store.client.delete_run(child.info.run_id)
+    return True
+
+
+def delete_the_version(store: Store, run_id: str) -> bool:
+    store.client.delete_model_version("en_sample_sentiment", store.versions()[0].version)
+    return True
+
+
+def delete_the_registered_model(store: Store, run_id: str) -> bool:
+    store.client.delete_registered_model("en_sample_sentiment")
+    return True
+
+
+def delete_the_logged_model(store: Store, run_id: str) -> bool:
+    store.client.delete_logged_model(store.versions()[0].source.removeprefix("models:/"))
+    return True
+
+
+def rename_the_registered_model(store: Store, run_id: str) -> bool:
+    store.client.rename_registered_model("en_sample_sentiment", "another_name")
+    return True
+
+
+def delete_the_alias(store: Store, run_id: str) -> bool:
+    store.client.delete_registered_model_alias("en_sample_sentiment", registry.ALIAS)
+    return True
+
+
+def delete_all_files(store: Store, run_id: str) -> bool:
+    shutil.rmtree(store.folder / "mlruns")
+    return True
+
+
+def delete_tags(store: Store, run_id: str) -> bool:
+    for name in (COMPLETE, registry.DEV_ROWS, "training"):
+        store.client.delete_tag(run_id, name)
+    store.client.delete_experiment_tag(store.experiment().experiment_id, view.TAG)
+    return True
+
+
+def delete_the_store(store: Store, run_id: str) -> bool:
+    (store.folder / "mlflow.db").unlink()
+    return False
+
+
+DEEDS = [
+    delete_the_experiment, purge_the_experiment, rename_the_experiment, delete_the_run, purge_the_run,
+    delete_runs_of_stages, delete_the_version, delete_the_registered_model, delete_the_logged_model,
+    rename_the_registered_model, delete_the_alias, delete_all_files, delete_tags,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("deed", DEEDS, ids=lambda deed: deed.__name__)
+def test_the_next_call_ends_right(store, deed):
+    store.train()
+    run_id, _ = store.record()
+    same = deed(store, run_id)
+    assert (store.assert_right() == run_id) == same
+
+
+@pytest.mark.parametrize("deed", [delete_the_experiment, purge_the_experiment], ids=lambda deed: deed.__name__)
+def test_training_logs_to_an_experiment_that_was_deleted(store, deed, capsys):
+    run_id, _ = store.record()
+    deed(store, run_id)
+    live_run = store.train()
+    errors = capsys.readouterr().err
+    assert "not logging" not in errors and ("was deleted: restored" in errors) == (deed is delete_the_experiment)
+    store.result, store.training = "another result", "2"
+    assert store.record() == (live_run, True)
+
+
+def test_stages_of_a_deleted_result_are_not_reused_ones(store):
+    first, _ = store.record()
+    store.client.delete_run(first)
+    second, _ = store.record()
+    tags = [child.data.tags for child in store.runs()[1]]
+    assert second != first and {(tag["origin"], tag[PARENT]) for tag in tags} == {(COMPUTED, second)}
+    assert store.client.get_run(second).data.metrics["energy/wh_reused"] == 0
+
+
+def test_a_deleted_version_of_another_result_does_not_matter(store):
+    """The run that its version was registered from was purged."""
+    first, _ = store.record()
+    store.result, store.training, store.accuracy = "another result", "2", 0.25
+    second, _ = store.record()
+    assert store.best() == first
+    purge_the_run(store, first)
+    assert store.assert_right() == second and store.best() == second
+
+
+def test_settings_that_changed_after_the_training_lead_to_a_new_run(store):
+    """`dvc repro evaluate`, then evaluate.worst is changed, then `make repro`; and the same after an interruption."""
+    live_run = store.train()
+    store.settings["evaluate"]["worst"] = 3
+    run_id = store.assert_right()
+    assert run_id != live_run and store.client.get_run(live_run).info.lifecycle_stage == "deleted"
+    assert store.client.get_run(run_id).data.params["evaluate.worst"] == "3"
+
+
+@pytest.mark.parametrize("step", ["_log_child", "_log_curves", "_log_datasets", "_log_figures", "_log_files"])
+def test_a_ledger_that_was_interrupted(store, monkeypatch, step):
+    """It is interrupted at each step; then a setting and the result are others."""
+    store.train()
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(results, step, interrupt)
+        store.record()
+    store.settings["evaluate"]["worst"], store.result, store.accuracy = 3, "another result", 0.75
+    run_id = store.assert_right()
+    assert store.client.get_run(run_id).data.params["evaluate.worst"] == "3"
+
+
+def test_a_complete_run_stays_when_the_same_result_comes_from_other_settings(store):
+    run_id, _ = store.record()
+    store.settings["data"]["on_bad_row"] = "skip"
+    assert store.assert_right() == run_id
+
+
+def test_names_follow_the_settings_of_today(store):
+    live_run = store.train()
+    store.record()
+    first = store.experiment().experiment_id
+    store.settings["tracking"]["experiment"] = "another"
+    assert store.assert_right() != live_run and store.experiment().experiment_id != first
+    store.settings["package"]["name"] = "another"
+    run_id = store.assert_right()
+    assert [version.run_id for version in store.versions()] == [run_id] and store.best() == run_id
+    assert not any(name.startswith("package.") for name in store.client.get_run(run_id).data.params)
+
+
+def test_only_what_was_scored_on_the_same_rows_is_compared(store):
+    """The alias is on the best of those with the newest one's rows."""
+    high, _ = store.record()
+    store.result, store.training, store.accuracy, store.rows = "2", "2", 0.25, "another seed's"
+    low, _ = store.record()
+    assert store.best() == low
+    store.result, store.training, store.accuracy, store.rows = "3", "3", 0.3, "rows"
+    store.record()
+    assert store.best() == high
+    store.result, store.training, store.accuracy, store.rows = "2", "2", 0.25, "another seed's"
+    assert store.record() == (low, False)
+    assert store.best() == high, "what is newest does not depend on who looks"
+
+
+def test_every_label_has_its_own_metric(store):
+    labels = ["C+", "C#", "👍", "👎", "a|b", "a\nb", "a", "A", "x" * 300, "x" * 299 + "y", "..", "ok"]
+    store.f1 = {label: number / 16 for number, label in enumerate(labels)}
+    metrics = store.client.get_run(store.assert_right()).data.metrics
+    for split in ("dev", "test"):
+        values = {name: value for name, value in metrics.items() if name.startswith(f"{split}/f1 ")}
+        assert sorted(values.values()) == sorted(store.f1.values())
+        assert len({name.casefold() for name in values}) == len(labels)  # MySQL does not distinguish capitals
+    assert metrics["test/f1 ok"] == store.f1["ok"]
+
+
+def test_names_that_mlflow_allows():
+    names = client.names(["R&D", "C++", "a/../b", "ok"])
+    assert list(names.values()) == ["R_D", "C__", "a___b", "ok"]
+    names = client.names(["C+", "C#", "C"])
+    assert names["C"] == "C" and all(name.startswith("C_ ") for name in (names["C+"], names["C#"]))
+    assert client.names(["C#", "C+"])["C+"] == names["C+"], "the order of the labels does not matter"
+
+
+def test_file_names_among_the_settings(store):
+    """Names of params come from params.yaml, too."""
+    store.settings["weights"]["sha256"] = {f"model+{number}.bin": "0" * 64 for number in range(120)}
+    run_id = store.assert_right()
+    assert len([name for name in store.client.get_run(run_id).data.params if name.startswith("weights.sha256")]) == 120
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), KeyError("x"), RuntimeError(), ImportError()]
+)
+@pytest.mark.parametrize("step", ["open_experiment", "log_params", "log_points"])
+def test_any_error_while_logging_leaves_the_training_alone(monkeypatch, capsys, error, step):
+    def fail(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(client, "open_experiment", lambda name: (MagicMock(), "0"))
+    monkeypatch.setattr(client, step, fail)
+    with live.run(SETTINGS) as run:
+        run.log({"step": 1, "loss": 1.0})
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"MLflow: not logging while training ({type(error).__name__}")
+
+
+def test_reasons_in_one_line():
+    from mlflow.exceptions import MlflowException
+
+    errors = [MlflowException("one\ntwo"), MlflowException(""), RuntimeError(), KeyError("x"), OSError("a\nb")]
+    assert list(map(client.reason, errors)) == ["one", "MlflowException", "RuntimeError", "KeyError: 'x'", "OSError: a"]
+
+
+def test_a_training_that_is_stopped_while_it_logs_stops(monkeypatch):
+    """SIGTERM becomes SystemExit, which is no error of the logging."""
+    monkeypatch.setattr(client, "open_experiment", lambda name: sys.exit(143))
+    with pytest.raises(SystemExit), live.run(SETTINGS):
+        pass
+
+
+def test_any_error_of_the_ledger_is_one_line(store, monkeypatch):
+    (store.folder / "mlruns").write_text("a file, not a folder")
+    with pytest.raises(Problem, match=r"^MLflow at sqlite:.*: [A-Z]\w+: ") as found:
+        store.record()
+    assert "\n" not in str(found.value)
+    (store.folder / "mlruns").unlink()
+    store.assert_right()
+
+
+def test_a_starting_training_does_not_wait_for_the_ledger(store, monkeypatch):
+    """Nor for one that uploads a model."""
+    uploading, trained = threading.Event(), threading.Event()
+    register = registry.register
+
+    def upload(*arguments: Any) -> bool:
+        uploading.set()
+        assert trained.wait(60), "the training waited for the upload"
+        return register(*arguments)
+
+    monkeypatch.setattr(registry, "register", upload)
+    ledger = threading.Thread(target=store.record)
+    ledger.start()
+    assert uploading.wait(60)
+    code = """
+from workflow.engine import params
+from workflow.records.tracking import live
+with live.run(params.load().model_dump()) as run:
+    print(run.run_id)
+"""
+    job = subprocess.run([sys.executable, "-c", code], cwd=store.folder, capture_output=True, text=True, timeout=50)
+    trained.set()
+    ledger.join()
+    assert store.client.get_run(job.stdout.strip()).info.status == "FINISHED", job.stderr
+
+
+def test_two_ledgers_of_a_clone_record_one_run(store):
+    ledgers = [threading.Thread(target=store.record) for _ in range(2)]
+    for ledger in ledgers:
+        ledger.start()
+    for ledger in ledgers:
+        ledger.join()
+    store.assert_right()

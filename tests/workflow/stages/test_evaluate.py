@@ -1,0 +1,61 @@
+"""Labels are data: any is drawn, and two never become one."""
+
+import warnings
+
+import numpy as np
+import pytest
+from matplotlib import pyplot
+
+from workflow.model import scores
+from workflow.stages import evaluate
+
+LABELS = [
+    ["$1k_to_$5k", "over $5k"],
+    ["\\frac{", "$$"],
+    ["C+", "C#"],
+    ["👍", "👎"],
+    ["好", "坏"],
+    ["a\nb", "a b"],
+    ["a\0", "\x1b[0m"],
+    ["%s", "{}"],
+    ["_", "|"],
+    ["</script>", "<b>"],
+    ["long " * 600, "long " * 600 + "!"],
+]
+
+
+@pytest.fixture(autouse=True)
+def close():
+    yield
+    pyplot.close("all")
+
+
+@pytest.mark.parametrize("labels", LABELS, ids=lambda labels: ascii(labels[0][:10]))
+@pytest.mark.parametrize("exclusive", [True, False])
+def test_any_label_draws(tmp_path, labels, exclusive):
+    gold, predicted = np.eye(2), np.array([[0.9, 0.1], [0.6, 0.4]])
+    confusion = evaluate._confusion(gold, predicted, labels, exclusive)
+    sides = {side for record in confusion for side in record.values()}
+    assert len(sides) == (2 if exclusive else 4)
+    table, error = scores.calibration(gold, predicted, exclusive)
+    with warnings.catch_warnings(action="error"):  # of characters that the font lacks, or too little space
+        evaluate._plot(tmp_path, confusion, table, labels, {"accuracy": 0.5, "calibration_error": error})
+    assert (tmp_path / "confusion.png").stat().st_size > 1000
+
+
+def test_labels_that_are_drawn_as_they_are():
+    assert [evaluate._drawable(label) for label in ("positive", "$5", "très bien", "üб")] == [
+        "positive",
+        "$5",
+        "très bien",
+        "üб",
+    ]
+    assert [evaluate._drawable(label) for label in ("👍", "a\nb")] == ["\\U0001f44d", "a\\nb"]
+
+
+def test_a_label_is_not_the_negation_of_another():
+    gold, predicted = np.array([[1, 0], [0, 1]]), np.array([[0.9, 0.1], [0.9, 0.1]])
+    confusion = evaluate._confusion(gold, predicted, ["A", "not A"], False)
+    assert [record["actual"] for record in confusion] == ["A", "not not not A", "not not A", "not A"]
+    plain = evaluate._confusion(gold, predicted, ["A", "B"], False)
+    assert [record["predicted"] for record in plain] == ["A", "not B", "A", "not B"]
