@@ -2,7 +2,10 @@
 PYTHON ?= python3
 READY := .venv/.ready
 PEERS := .venv/peers/.ready
+# In a path with a dollar or a quote, scripts such as .venv/bin/dvc do not start: hence `python -m dvc`.
+$(if $(findstring :,$(CURDIR)),$(error "error: the path of this folder has a colon, which separates folders in PATH: rename it"))
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export PYTHONUTF8 := 1
 
 .PHONY: setup repro test oldest bench check docs ui report lock versions clean
 .DEFAULT_GOAL := repro
@@ -11,7 +14,7 @@ setup: $(READY) ## create the environment, nothing else
 
 repro: $(READY) ## run the DAG, then bring MLflow up to date
 	@python -m workflow.engine.params
-	@dvc repro
+	@python -m dvc repro
 	@python -m workflow.records.ledger
 
 test: $(READY) ## run the tests; the first call downloads the weights that they use
@@ -24,7 +27,7 @@ oldest: ## run the library's tests on the oldest versions of its dependencies th
 	@.venv/oldest/bin/python -m pytest -n 2 --dist loadfile tests/rootstock tests/test_examples.py
 
 bench: $(READY) $(PEERS) ## run all benchmarks, which takes an hour; `python -m benchmarks encode` runs one
-	@dvc repro # fetches the weights; a DAG that is up to date is measured
+	@python -m dvc repro # fetches the weights; a DAG that is up to date is measured
 	@python -m benchmarks
 
 $(PEERS): benchmarks/requirements-peers.txt
@@ -34,19 +37,19 @@ $(PEERS): benchmarks/requirements-peers.txt
 	@touch $@
 
 check: $(READY) ## check lint, format and types
-	@ruff check .
-	@ruff format --check .
-	@mypy
+	@python -m ruff check .
+	@python -m ruff format --check .
+	@python -m mypy
 
 docs: $(READY) ## build the documentation site in docs/_build/html; a broken link is an error
-	@sphinx-build --fail-on-warning --keep-going --nitpicky -q docs docs/_build/html
+	@python -m sphinx --fail-on-warning --keep-going --nitpicky -q docs docs/_build/html
 	@echo "docs    docs/_build/html/index.html"
 
 ui: $(READY) ## compare runs in the browser
 	@python -m workflow.records.ledger || true # fails while a stage runs, when there is no complete result to record
 	@case "$$MLFLOW_TRACKING_URI" in \
 	  http*) echo "MLflow runs at $$MLFLOW_TRACKING_URI" ;; \
-	  *) mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" ;; \
+	  *) python -m mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" ;; \
 	esac
 
 report: $(READY) ## write one page about the results: cost, scores, errors

@@ -10,13 +10,15 @@ if workflow.is_main_process:  # jobs read this file, too
 
     check()
 STAGES = dag.load()
-snake.mark_up_to_date(STAGES)
+OUTS = [out for stage in STAGES.values() for out in stage.outs]
+if workflow.is_main_process:
+    snake.mark_up_to_date(STAGES)
 
 
 rule all:
     default_target: True
     input:
-        [out for stage in STAGES.values() for out in stage.outs],
+        OUTS,
 
 
 for stage in STAGES.values():
@@ -25,7 +27,7 @@ for stage in STAGES.values():
         name:
             stage.name.replace("@", "_")
         input:
-            dag.inputs(stage, STAGES),
+            [path for path in dag.inputs(stage, STAGES) if path in OUTS],
             stamp=snake.stamp(stage),
         output:
             [out if out.endswith(".json") else directory(out) for out in stage.outs],

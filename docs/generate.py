@@ -368,8 +368,9 @@ FORMS = {
     r"^[a-z]{2,3}$": "two or three lowercase letters",
     r"^[A-Z]{3}$": "three capital letters",
     r"^[0-9a-f]{64}$": "a SHA-256 in hexadecimal",
-    r"^\d+\.\d+\.\d+$": "`MAJOR.MINOR.PATCH`",
-    r"^[a-z][a-z0-9_]*$": "lowercase letters, digits and `_`, a letter first",
+    r"^(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*)){2}$": "`MAJOR.MINOR.PATCH`, without leading zeros",
+    r"^[a-z][a-z0-9]*(_[a-z0-9]+)*$": "lowercase letters and digits, a letter first, with single `_` between them",
+    r"^[^\r\n]+$": "one line of text",
     r"^[a-z0-9][a-z0-9_]*$": "lowercase letters, digits and `_`",
 }
 

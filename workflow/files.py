@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,6 @@ def digest(path: Path) -> str:
     if path.is_dir():
         files = [p for p in sorted(path.rglob("*")) if p.is_file() and not IGNORED & set(p.parts)]
         lines = [f"{digest(p)}  {p.relative_to(path).as_posix()}" for p in files]
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+        return hashlib.sha256(os.fsencode("\n".join(lines))).hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -107,6 +107,18 @@ def test_only_packages_that_determine_results_are_in_params():
     assert listed == {"numpy", "spacy", "spacy-alignments", "thinc", "tokenizers", "torch", "transformers"}
 
 
+def test_snakemake_notices_a_newer_package(project, tmp_path):
+    copy = project.copy(tmp_path / "copy")
+    assert "Nothing to be done" in copy.call(*SNAKEMAKE, "--dry-run").stdout
+    versions = copy.folder / "workflow/versions.yaml"
+    versions.write_text(re.sub(r"^torch: .*$", 'torch: "99.0"', versions.read_text(), flags=re.MULTILINE))
+    jobs = copy.call(*SNAKEMAKE, "--dry-run").stdout
+    assert all(
+        re.search(rf"^{stage} +1$", jobs, re.MULTILINE) for stage in ("encode", "finetune_base", "evaluate_base")
+    )
+    assert not re.search(r"^(sentencize|wordpiece)_", jobs, re.MULTILINE)
+
+
 def test_a_stage_warns_about_different_versions(project, tmp_path):
     copy = project.copy(tmp_path / "copy")
     versions = copy.folder / "workflow/versions.yaml"

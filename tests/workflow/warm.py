@@ -131,7 +131,7 @@ def run(module: str, argv: list[str], folder: str, env: dict[str, str], script: 
         os.close(fd)
     os.chdir(folder)
     os.environ.clear()
-    os.environ.update(env, PYTHONHASHSEED="0")
+    os.environ.update(env, PYTHONHASHSEED="0", PYTHONUTF8="1")
     sys.path[0] = folder
     sys.path[1:1] = [path for path in env.get("PYTHONPATH", "").split(os.pathsep) if path]
     if module == "snakemake":

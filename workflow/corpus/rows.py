@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -54,6 +55,11 @@ def read(
     Raises Problem at the first bad row if on_bad_row is "fail".
     """
     csv.field_size_limit(2**31 - 1)  # the default, 128 kB, is less than a long document
+    with path.open("rb") as start:
+        if b"\0" in start.read(4):  # no text begins like this in UTF-8
+            raise Problem(
+                f"{path}: UTF-16 or UTF-32, not UTF-8: convert it, for example with `iconv -f UTF-16 -t UTF-8`"
+            )
     # Bytes that are not UTF-8 become lone surrogates, which no valid text contains.
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         for line, parse in READERS[path.suffix](file):
@@ -95,10 +101,24 @@ def _json_object(line: str) -> dict[str, Any]:
     return record
 
 
+COLUMNS = {"text", "label", "labels", "accept"}
+
+
 def _delimited(delimiter: str, quoting: Literal[0, 3]) -> Callable[[Any], Parsed]:
     def parse(file: Any) -> Parsed:
         reader = csv.reader(file, delimiter=delimiter, quoting=quoting, strict=True)
-        header = next(reader, [])
+        try:
+            header = next((cells for cells in reader if cells), None)
+        except csv.Error as error:
+            raise Problem(f"{file.name}:{max(1, reader.line_num)}: the header is malformed ({error})") from None
+        if header is None:
+            return
+        columns = Counter(name for name in header if name in COLUMNS)
+        if not columns["text"] or len(columns) < 2 or max(columns.values()) > 1:
+            raise Problem(
+                f"{file.name}:{reader.line_num}: the header is {delimiter.join(header)[:80]!r}: expected the columns "
+                f"text and label (or labels, accept), each once, in lowercase, with {delimiter!r} between columns"
+            )
         while True:
             line = reader.line_num + 1
             try:
@@ -138,7 +158,7 @@ READERS: dict[str, Callable[[Any], Parsed]] = {
 def _row(record: dict[str, Any], where: str, exclusive: bool) -> Row:
     text = record.get("text")
     if text is None:
-        raise BadRow("it has no text")
+        raise BadRow(f"it has no text{_instead(record)}")
     if not isinstance(text, str):
         raise BadRow(f"its text is not a string: {text!r}")
     if not text.strip():
@@ -148,10 +168,15 @@ def _row(record: dict[str, Any], where: str, exclusive: bool) -> Row:
         try:
             value.encode()
         except UnicodeEncodeError:
-            raise BadRow("not UTF-8") from None
+            raise BadRow("not UTF-8: if the file is in Latin-1, `iconv -f LATIN1 -t UTF-8` converts it") from None
     if exclusive and sum(labels.values()) != 1:
         raise BadRow(f"expected one label (data.exclusive: true), found {sum(labels.values())}")
     return Row(text, labels, complete, where)
+
+
+def _instead(record: dict[str, Any]) -> str:
+    """What a row has instead of a key that it lacks: the same in capitals, perhaps."""
+    return f", only {', '.join(map(repr, record))}" if record else ""
 
 
 def _labels(record: dict[str, Any], exclusive: bool) -> tuple[dict[str, bool], bool]:
@@ -162,14 +187,17 @@ def _labels(record: dict[str, Any], exclusive: bool) -> tuple[dict[str, bool], b
         raise NotAccepted
     if "accept" in record or "labels" in record:
         chosen = record.get("accept", record.get("labels"))
-        if not isinstance(chosen, list) or not all(isinstance(label, str) and label for label in chosen):
+        if not isinstance(chosen, list) or not all(isinstance(label, str) and label.strip() for label in chosen):
             raise BadRow(f"expected a list of labels, found {chosen!r}")
         if answer == "reject":
             raise NotAccepted
-        return dict.fromkeys(chosen, True), True
+        return dict.fromkeys((label.strip() for label in chosen), True), True
     label = record.get("label")
+    if label is None:
+        raise BadRow(f"it has no label{_instead(record)}")
     if not isinstance(label, str) or not label.strip():
-        raise BadRow("it has no label" if label is None else f"its label is not a string with words: {label!r}")
+        raise BadRow(f"its label is not a string with words: {label!r}")
+    label = label.strip()
     if answer == "reject":
         if exclusive:
             raise NotAccepted

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
+from ruamel.yaml import YAML
 
 PARAMS = "params.yaml"
 
@@ -28,7 +28,7 @@ class Stage:
 
 def load(folder: Path = Path()) -> dict[str, Stage]:
     """The stages of a project, in the order of dvc.yaml."""
-    templates = yaml.safe_load((folder / "dvc.yaml").read_text("utf-8"))["stages"]
+    templates = _read(folder, "dvc.yaml")["stages"]
     values = _read(folder, PARAMS)
     resolved = [stage for name, content in templates.items() for stage in _expand(name, content, values)]
     stages = [_stage(name, content, folder) for name, content in resolved]
@@ -105,12 +105,13 @@ def _paths(entries: list[str | dict[str, Any]]) -> list[str]:
 
 
 def _read(folder: Path, file: str) -> dict[str, Any]:
-    return _parse((folder / file).read_bytes())
+    return parse((folder / file).read_bytes())
 
 
 @cache
-def _parse(content: bytes) -> dict[str, Any]:
-    return yaml.safe_load(content) or {}
+def parse(content: bytes) -> dict[str, Any]:
+    """YAML as DVC reads it, with DVC's own parser: others take `1e5` for text and `yes` for a truth value."""
+    return YAML(typ="safe").load(content) or {}
 
 
 REFERENCE = re.compile(r"\$\{\s*([\w.\[\]-]+)\s*\}")

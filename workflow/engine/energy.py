@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,65 +27,119 @@ class Energy:
     metering_seconds: float = 0.0  # time that the meter itself takes to start and stop
 
 
-_running: list = []  # trackers of the `metered` blocks that are running, the innermost last
+_running: list = []  # meters of the `metered` blocks that are running, the innermost last
 
 
 def spent_g() -> float:
-    """Grams of CO2 since the innermost `metered` block began, PUE included."""
-    return 1000 * (_running[-1].flush() or 0.0) if _running else 0.0
+    """Grams of CO2 since the innermost `metered` block began, PUE included; 0 if the meter does not work."""
+    return _running[-1].spent_g() if _running else 0.0
 
 
 @contextmanager
 def metered(country: str, pue: float, energy: Energy) -> Iterator[None]:
     """Meter this process and its children: CPU, memory and GPUs. Raises Problem for an unknown country.
 
-    RAPL measures the whole processor, other programs included; the range is then plus and minus 10 %. Without RAPL,
-    CodeCarbon estimates from the CPU's load, its thermal design power (TDP) and a constant for memory. The range then
-    goes from half of the CPU's estimate without memory to the full TDP all the time, with memory. If CodeCarbon does
-    not report the TDP, the upper end is twice the CPU's estimate with memory.
+    A meter that fails ends no stage: it is said on one line, and the energy is "not measured".
+
+    RAPL measures the whole processor, other programs included. The range then goes from this process's share of the
+    CPU time that all programs used, minus 10 %, to all of it, plus 10 %. Without RAPL, CodeCarbon estimates from the
+    CPU's load, its thermal design power (TDP) and a constant for memory. The range then goes from half of the CPU's
+    estimate without memory to the full TDP all the time, with memory. If CodeCarbon does not report the TDP, the upper
+    end is twice the CPU's estimate with memory.
     """
     starting = time.perf_counter()
-    os.environ["CODECARBON_LOG_LEVEL"] = "critical"  # its logger is active before the tracker applies log_level
-    from codecarbon import OfflineEmissionsTracker
-    from codecarbon.input import DataSource
-
-    if country not in DataSource().get_global_energy_mix_data():
-        raise Problem(f"params.yaml: carbon.country is {country!r}: expected an ISO country code of three letters")
-
-    tracker = OfflineEmissionsTracker(
-        country_iso_code=country,
-        pue=pue,
-        tracking_mode="process",
-        measure_power_secs=5,
-        save_to_file=False,
-        allow_multiple_runs=True,
-        log_level="critical",
-    )
-    tracker.start()
-    _running.append(tracker)
+    meter = _Meter(country, pue)
+    _running.append(meter)
     started = time.perf_counter()
     try:
         yield
     finally:
         stopping = time.perf_counter()
-        _running.remove(tracker)
-        tracker.stop()
-        data = tracker.final_emissions_data
-        mode, tdp = _cpu_facts(tracker)
-        gpu = "NVML" if data.gpu_count else None
-        energy.kwh = data.energy_consumed
-        if mode in MEASURED:
-            energy.kwh_low, energy.kwh_high = 0.9 * energy.kwh, 1.1 * energy.kwh
-            cpu_method = MEASURED[mode]
-        else:
-            cpu_high = 2 * data.cpu_energy if tdp is None else tdp * data.duration / 3.6e6 * pue
-            energy.kwh_low = data.cpu_energy / 2 + data.gpu_energy
-            energy.kwh_high = max(cpu_high, data.cpu_energy) + data.ram_energy + data.gpu_energy
-            cpu_method = "estimated from load and TDP" if tdp is not None else "estimated from load"
-        energy.method = cpu_method if gpu is None else f"{cpu_method}; GPU: {gpu}"
-        if data.energy_consumed:
-            energy.grid_g_per_kwh = data.emissions * 1000 / data.energy_consumed
+        _running.remove(meter)
+        meter.stop(energy)
         energy.metering_seconds = round(started - starting + time.perf_counter() - stopping, 3)
+
+
+class _Meter:
+    """CodeCarbon's tracker. After a failure it is None, and nothing is measured."""
+
+    def __init__(self, country: str, pue: float) -> None:
+        os.environ["CODECARBON_LOG_LEVEL"] = "critical"  # its logger is active before the tracker applies log_level
+        self.tracker: Any = None
+        self.pue = pue
+        with self._failing_quietly():
+            from codecarbon import OfflineEmissionsTracker
+            from codecarbon.input import DataSource
+
+            if country not in DataSource().get_global_energy_mix_data():
+                raise Problem(
+                    f"params.yaml: carbon.country is {country!r}: expected an ISO country code of three letters"
+                )
+            self.tracker = OfflineEmissionsTracker(
+                country_iso_code=country,
+                pue=pue,
+                tracking_mode="process",
+                measure_power_secs=5,
+                save_to_file=False,
+                allow_multiple_runs=True,
+                log_level="critical",
+            )
+            self.tracker.start()
+            self.cpu_seconds = _cpu_seconds()
+
+    @contextmanager
+    def _failing_quietly(self) -> Iterator[None]:
+        try:
+            yield
+        except Problem:
+            raise
+        except Exception as error:  # of any kind: a meter must not cost a result
+            self.tracker = None
+            print(f"energy: not measured, and no budget is kept ({type(error).__name__}: {error})", file=sys.stderr)
+
+    def spent_g(self) -> float:
+        grams = 0.0
+        with self._failing_quietly():
+            grams = 1000 * (self.tracker.flush() or 0.0) if self.tracker else 0.0
+        return grams
+
+    def stop(self, energy: Energy) -> None:
+        """Fill in the energy, all of it or nothing."""
+        if self.tracker is None:
+            return
+        with self._failing_quietly():
+            self.tracker.stop()
+            vars(energy).update(self._read())
+
+    def _read(self) -> dict[str, Any]:
+        data = self.tracker.final_emissions_data
+        mode, tdp = _cpu_facts(self.tracker)
+        kwh = data.energy_consumed
+        if mode in MEASURED:
+            own, all_programs = (now - then for now, then in zip(_cpu_seconds(), self.cpu_seconds, strict=True))
+            share = min(1.0, own / all_programs) if all_programs > 0 else 1.0
+            low, high = 0.9 * (kwh - (1 - share) * data.cpu_energy), 1.1 * kwh
+            method = MEASURED[mode]
+        else:
+            cpu_high = 2 * data.cpu_energy if tdp is None else tdp * data.duration / 3.6e6 * self.pue
+            low = data.cpu_energy / 2 + data.gpu_energy
+            high = max(cpu_high, data.cpu_energy) + data.ram_energy + data.gpu_energy
+            method = "estimated from load and TDP" if tdp is not None else "estimated from load"
+        return {
+            "kwh": kwh,
+            "kwh_low": low,
+            "kwh_high": high,
+            "method": f"{method}; GPU: NVML" if data.gpu_count else method,
+            "grid_g_per_kwh": data.emissions * 1000 / kwh if kwh else 0.0,
+        }
+
+
+def _cpu_seconds() -> tuple[float, float]:
+    """CPU time so far: of this process and its finished children, and of all programs on this machine."""
+    import psutil  # type: ignore[import-untyped]
+
+    machine = psutil.cpu_times()
+    return sum(os.times()[:4]), machine.user + machine.system + getattr(machine, "nice", 0.0)
 
 
 def _cpu_facts(tracker: Any) -> tuple[str | None, float | None]:

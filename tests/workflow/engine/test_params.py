@@ -1,3 +1,5 @@
+import shutil
+
 import pytest
 import yaml
 
@@ -8,10 +10,10 @@ from workflow.engine.params import check, load
 from workflow.model.points import at_point
 
 
-def write(tmp_path, **changes):
+def write(tmp_path, changes):
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     for key, value in changes.items():
-        *sections, name = key.split(".")
+        *sections, name = key.split(".") if isinstance(key, str) else [key]
         mapping = params
         for section in sections:
             mapping = mapping[section]
@@ -47,21 +49,34 @@ CASES = [
     ({"data.on_bad_row": "warn"}, "data.on_bad_row is 'warn': input should be 'fail' or 'skip'"),
     ({"weights.source": "http://x"}, "weights.source is 'http://x': string should match"),
     ({"weights.sha256": {"model.safetensors": "abc"}}, "weights.sha256.model.safetensors is 'abc'"),
-    ({"finetune.learning_rate": "5e-5"}, r"should be a valid number \(YAML reads 5e-5 as text; write 5.0e-5\)"),
+    ({"finetune.learning_rate": "fast"}, "finetune.learning_rate is 'fast': input should be a valid number"),
     ({"carbon.budget_g": 0.0}, "carbon.budget_g is 0.0: input should be greater than 0"),
     ({"sweep": {}}, "sweep is {}"),
     ({"sweep": {"Hot!": {}}}, "Hot!"),
     ({"sweep": {"hot": {"epochz": 3}}}, r"unknown key sweep.hot.epochz .allowed: trainable, epochs"),
     ({"sweep": {"hot": {"epochs": 0}}}, "sweep.hot.epochs is 0: input should be greater"),
     ({"sweep": {"hot": {"seed": -1}}}, "sweep.hot.seed is -1"),
-    ({"package.version": 1.0}, "package.version is 1.0: input should be a valid string"),
+    (
+        {"package.version": 1.0},
+        r"package.version is 1.0: input should be a valid string \(YAML reads it as float; put it in quotes\)",
+    ),
+    ({"package.version": "01.2.3"}, "package.version is '01.2.3'"),
+    ({"package.name": "a__b"}, "package.name is 'a__b'"),
+    ({"package.name": "a_"}, "package.name is 'a_'"),
+    ({"package.description": "two\nlines"}, "package.description is"),
+    ({"sweep": {1: {}}}, r"sweep.1 is 1: input should be a valid string \(YAML reads it as int; put it in quotes\)"),
+    ({"sweep": {True: {}}}, r"sweep.1 is True: .* \(YAML reads it as bool"),
+    ({"sweep": {None: {}}}, "sweep.None is None"),
+    ({"sweep": {"base": {1: 2}}}, "sweep.base.1 is 1: keys should be strings"),
+    ({1: 2}, "1 is 1: keys should be strings"),
+    ({"data.folder": 2024}, r"data.folder is 2024: .* put it in quotes"),
 ]
 
 
 @pytest.mark.parametrize(("changes", "message"), CASES)
 def test_an_error_names_key_value_and_reason(tmp_path, changes, message):
     with pytest.raises(Problem, match=message) as caught:
-        load(write(tmp_path, **changes))
+        load(write(tmp_path, changes))
     assert "\n" not in str(caught.value)
 
 
@@ -83,7 +98,10 @@ def test_bad_params_stop_a_stage_before_any_work(tmp_path):
 
 
 def test_a_missing_data_folder_is_reported_with_its_key(tmp_path, monkeypatch):
-    write(tmp_path, **{"data.folder": "data/smaple"})
+    write(tmp_path, {"data.folder": "data/smaple"})
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
+    (tmp_path / "workflow").mkdir()
+    shutil.copy(ROOT / "workflow/versions.yaml", tmp_path / "workflow")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match=r"data\.folder is 'data/smaple': folder not found"):
         check()
@@ -99,7 +117,64 @@ def test_an_unknown_country_stops_before_any_work(tmp_path):
 
 
 def test_a_point_of_the_sweep_replaces_only_its_own_settings(tmp_path):
-    params = load(write(tmp_path, sweep={"base": {}, "hot": {"learning_rate": 0.5, "seed": 7}}))
+    params = load(write(tmp_path, {"sweep": {"base": {}, "hot": {"learning_rate": 0.5, "seed": 7}}}))
     base, hot = at_point(params, "base"), at_point(params, "hot")
     assert base == params and hot.seed == 7 and hot.finetune.learning_rate == 0.5
     assert hot.finetune.model_copy(update={"learning_rate": base.finetune.learning_rate}) == base.finetune
+
+
+def test_numbers_without_a_decimal_point_and_duplicate_keys_are_read_as_by_dvc(tmp_path):
+    text = (ROOT / "params.yaml").read_text()
+    path = tmp_path / "params.yaml"
+    path.write_text(text.replace("learning_rate: 1.0e-4", "learning_rate: 1e-4"))
+    assert load(path).finetune.learning_rate == 1e-4
+    path.write_text(text.replace("  base: {}", "  1e5: {}"))
+    with pytest.raises(Problem, match=r"sweep.100000.0 is 100000.0: .* put it in quotes"):
+        load(path)
+    path.write_text(text + "seed: 1\n")
+    with pytest.raises(Problem, match=r'is not YAML: .* found duplicate key "seed"'):
+        load(path)
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """Only what `check` reads."""
+    for file in ("params.yaml", "dvc.yaml", "workflow/versions.yaml"):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / file, tmp_path / file)
+    (tmp_path / "data/sample").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+WRITTEN = [
+    ("data.folder", "data"),
+    ("data.folder", "."),
+    ("data.folder", ".."),
+    ("data.folder", "data/weights/"),
+    ("data.folder", "data/model/mine"),  # where `compare` moves what no stage makes
+    ("data.folder", "data/../data/sentences/train"),
+    ("weights.source", "path:data/weights"),
+    ("weights.source", "path:./data/model/base/pipeline/trf_tok2vec"),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), WRITTEN)
+def test_a_folder_that_stages_write_to_is_refused(project, key, value):
+    check()
+    write(project, {key: value})
+    with pytest.raises(SystemExit, match=rf"{key} is '.*', but stages write data/\w+: choose another folder$"):
+        check()
+
+
+def test_a_link_to_a_folder_that_stages_write_to_is_refused(project):
+    (project / "link").symlink_to("data")
+    write(project, {"data.folder": "link"})
+    with pytest.raises(SystemExit, match=r"data\.folder is 'link', but stages write"):
+        check()
+
+
+def test_two_wheels_have_two_names(project):
+    write(project, {"package_weights.name": "sample_sentiment"})
+    with pytest.raises(SystemExit, match=r"package\.name and package_weights\.name are both 'sample_sentiment'"):
+        check()

@@ -1,5 +1,6 @@
 """The DAG under Snakemake: it runs the same stages as DVC, and agrees with DVC on what has changed."""
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.workflow.project import SNAKEMAKE, STAGES, Project, executed, shorten, small, stale_stages
-from workflow.engine import dag
+from workflow.engine import dag, snake
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +96,52 @@ def test_a_change_is_noticed_and_can_be_reverted(project):
     project.set(**{"finetune.dropout": 0.2})
     assert stale_by_snakemake(project) == stale_stages(project) == {"finetune@base"}
     project.set(**{"finetune.dropout": 0.1})
-    assert stale_stages(project) == set()
+    assert stale_stages(project) == stale_by_snakemake(project) == set()
+
+
+@pytest.mark.parametrize("path", ["workflow/stages/compare.py", "src/rootstock/training/adam.py", "few/test.jsonl"])
+def test_a_change_of_a_file_is_noticed_and_can_be_reverted(project, tmp_path, path):
+    """In a folder, too, whose time does not change."""
+    other = clone(project, tmp_path / "b")
+    file = other.folder / path
+    content = file.read_bytes()
+    file.write_bytes(content + b"\n")
+    stale = stale_by_snakemake(other)
+    assert stale and stale <= stale_stages(other)
+    file.write_bytes(content)
+    os.utime(file)
+    assert stale_stages(other) == stale_by_snakemake(other) == set()
+
+
+@pytest.mark.parametrize("link", ["copy", "reflink,copy", "hardlink", "symlink"])
+def test_after_dvc_has_restored_results_there_is_nothing_to_do(project, tmp_path, link):
+    """Whatever DVC makes of them: Snakemake looks at the times of links, too."""
+    other = clone(project, tmp_path / "b")
+    cached = {
+        path: path.stat().st_mtime_ns for path in (other.folder / ".dvc/cache/files").rglob("*") if path.is_file()
+    }
+    other.call("dvc", "config", "--local", "cache.type", link)
+    other.call("dvc", "checkout", "--relink")
+    assert (other.folder / "data/receipts/encode.json").is_symlink() == (link == "symlink")
+    assert stale_stages(other) == stale_by_snakemake(other) == set()
+    if link == "symlink":
+        assert all(path.stat().st_mtime_ns == time for path, time in cached.items()), "the cache was touched"
+
+
+def test_a_link_into_the_cache_of_another_user_is_replaced_by_a_copy(tmp_path, monkeypatch):
+    (tmp_path / "cached").write_text("a receipt")
+    receipt = tmp_path / "receipt.json"
+    receipt.hardlink_to(tmp_path / "cached")
+    utime = os.utime
+
+    def refuse(path, *arguments, **options):
+        if Path(path).stat().st_nlink > 1:
+            raise PermissionError
+        utime(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "utime", refuse)
+    snake._touch(str(receipt), 5.0)
+    assert receipt.stat().st_mtime == 5 and receipt.read_text() == "a receipt" and receipt.stat().st_nlink == 1
 
 
 def test_bad_params_stop_snakemake_with_one_line(project, tmp_path):

