@@ -8,6 +8,7 @@ import spacy
 import torch
 from spacy.tokens import Doc, DocBin
 from spacy.training import Example
+from thinc.api import Adam
 
 from rootstock.pieces.alignment import add_tensor_gradient, alignment_entries
 from rootstock.pieces.pieces import Pieces
@@ -193,3 +194,19 @@ def test_spacy_train_from_a_config(tiny, tmp_path):
         predicted = trained(doc.text)
         assert [t.tag_ for t in predicted] == [t.tag_ for t in doc]
         assert max(predicted.cats, key=predicted.cats.get) == max(doc.cats, key=doc.cats.get)
+
+
+def test_learned_sentences_are_kept_beside_those_that_the_transformer_reads(tiny):
+    """With `spans: sentence` the transformer reads three sentences here, by punctuation; the senter learns two."""
+    spacy.util.fix_random_seed(0)
+    nlp = pipeline(tiny)
+    senter = nlp.add_pipe("senter", config={"model": TAGGER})
+    words = ["No", ".", "5", "works", ".", "It", "rained", "."]
+    reference = Doc(nlp.vocab, words, sent_starts=[i in (0, 5) for i in range(8)])
+    senter.initialize(lambda: [Example(Doc(nlp.vocab, words), reference)], nlp=nlp)
+    optimizer = Adam(0.01)
+    for _ in range(100):
+        nlp.update([Example(Doc(nlp.vocab, words), reference)], sgd=optimizer)
+    doc = nlp(Doc(nlp.vocab, words))
+    assert Pieces.of(doc).n_sentences == 3
+    assert [sent.start for sent in doc.sents] == [0, 5]

@@ -58,18 +58,20 @@ def test_a_folder_must_exist_and_have_safetensors(minilm, tmp_path):
         fetch(f"path:{tmp_path / 'none'}", {}, tmp_path / "weights")
 
 
-def test_weights_from_the_cache_of_the_hub(minilm, tmp_path, monkeypatch):
+@pytest.mark.parametrize("inside", ["", "small"], ids=["its only model", "one of several"])
+def test_weights_from_the_cache_of_the_hub(minilm, tmp_path, monkeypatch, inside):
     """huggingface_hub finds the snapshot of an earlier download in its cache."""
     revision = "c" * 40
     snapshot = tmp_path / "hub/models--some--model/snapshots" / revision
-    snapshot.mkdir(parents=True)
+    (snapshot / inside).mkdir(parents=True)
     for file in minilm.iterdir():
-        (snapshot / file.name).symlink_to(file)
+        (snapshot / inside / file.name).symlink_to(file)
     (snapshot / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    fetch(f"hf:some/model@{revision}", MINILM_SHA256, tmp_path / "weights")
+    source = f"hf:some/model@{revision}#{inside}" if inside else f"hf:some/model@{revision}"
+    fetch(source, MINILM_SHA256, tmp_path / "weights")
     facts = json.loads((tmp_path / "weights/weights.json").read_text())
     assert facts["revision"] == revision and facts["licence"] == "apache-2.0"
     assert digest(tmp_path / "weights/model.safetensors") == SHA256
