@@ -6,6 +6,7 @@ PEERS := .venv/peers/.ready
 $(if $(findstring :,$(CURDIR)),$(error "error: the path of this folder has a colon, which separates folders in PATH: rename it"))
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PYTHONUTF8 := 1
+export PIP_USER := 0
 
 .PHONY: setup repro test oldest bench check docs ui report lock versions clean
 .DEFAULT_GOAL := repro
@@ -22,7 +23,7 @@ test: $(READY) ## run the tests; the first call downloads the weights that they 
 
 oldest: ## run the library's tests on the oldest versions of its dependencies that pyproject.toml allows
 	@$(PYTHON) -m venv --clear .venv/oldest
-	@.venv/oldest/bin/python -m pip install --quiet matplotlib pyyaml pydantic tqdm --editable '.[dev]' \
+	@.venv/oldest/bin/python -m pip install --quiet matplotlib ruamel.yaml pydantic tqdm --editable '.[dev]' \
 	  $$($(PYTHON) -c 'import re, tomllib; print(*[re.sub(">=([0-9.]+).*", r"==\1", d) for d in tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"]])')
 	@.venv/oldest/bin/python -m pytest -n 2 --dist loadfile tests/rootstock tests/test_examples.py
 
