@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PYTHONUTF8 := 1
 export PIP_USER := 0
 
-.PHONY: setup repro test oldest bench check docs ui report lock versions clean
+.PHONY: setup repro test soak audit oldest bench check docs ui report lock versions clean
 .DEFAULT_GOAL := repro
 
 setup: $(READY) ## create the environment, nothing else
@@ -20,6 +20,15 @@ repro: $(READY) ## run the DAG, then bring MLflow up to date
 
 test: $(READY) ## run the tests; the first call downloads the weights that they use
 	@python -m pytest -n 2 --dist loadfile
+
+soak: $(READY) ## try many thousands of odd inputs, and dozens of kills, which takes an hour
+	@python -m pytest -n 2 --dist loadfile --soak -m soak
+
+audit: $(READY) ## list the licences of all packages, and ask PyPI for known vulnerabilities
+	@python -m workflow.model.licences
+	@$(PYTHON) -m venv --clear .venv/audit
+	@.venv/audit/bin/python -m pip install --quiet --disable-pip-version-check 'pip-audit>=2.9'
+	@.venv/audit/bin/pip-audit --requirement requirements.lock --no-deps --disable-pip --strict # also if one of them cannot be audited
 
 oldest: ## run the library's tests on the oldest versions of its dependencies that pyproject.toml allows
 	@$(PYTHON) -m venv --clear .venv/oldest
@@ -49,8 +58,8 @@ docs: $(READY) ## build the documentation site in docs/_build/html; a broken lin
 ui: $(READY) ## compare runs in the browser
 	@python -m workflow.records.ledger || true # fails while a stage runs, when there is no complete result to record
 	@case "$$MLFLOW_TRACKING_URI" in \
-	  http*) echo "MLflow runs at $$MLFLOW_TRACKING_URI" ;; \
-	  *) python -m mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" ;; \
+	  http*) echo "MLflow runs at $$MLFLOW_TRACKING_URI" | sed 's,//.*@,//,' ;; \
+	  *) MLFLOW_BACKEND_STORE_URI="$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" python -m mlflow ui ;; \
 	esac
 
 report: $(READY) ## write one page about the results: cost, scores, errors

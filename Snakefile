@@ -11,7 +11,8 @@ if workflow.is_main_process:  # jobs read this file, too
     check()
 STAGES = dag.load()
 OUTS = [out for stage in STAGES.values() for out in stage.outs]
-if workflow.is_main_process:
+OTHER = snake.lock() if workflow.is_main_process else None
+if workflow.is_main_process and not OTHER:
     snake.mark_up_to_date(STAGES)
 
 
@@ -36,12 +37,18 @@ for stage in STAGES.values():
         conda: # used with `--sdm conda`; otherwise jobs run in Snakemake's environment
             "workflow/environment.yaml"
         params:
+            name=stage.name,
             cmd=stage.cmd if isinstance(stage.cmd, str) else " && ".join(stage.cmd),
         threads: stage.meta["resources"]["cpus"]
         resources:
             **{name: value for name, value in stage.meta["resources"].items() if name != "cpus"},
         shell:
-            "{params.cmd} > {log} 2>&1"
+            "export DVC_STAGE={params.name:q}; {params.cmd} > {log:q} 2>&1"
+
+
+onstart: # not of a dry run, which may look at a DAG that runs
+    if OTHER:
+        sys.exit(f"error: {OTHER}")
 
 
 onsuccess:

@@ -1,6 +1,7 @@
 """Fixtures: real weights, and a tiny model of the same family for tests that need speed or exact gradients."""
 
 import os
+from collections import Counter
 from pathlib import Path
 
 os.environ["PYTHONHASHSEED"] = "0"
@@ -12,6 +13,7 @@ import spacy
 from filelock import FileLock
 from hypothesis import HealthCheck, settings
 
+from tests import soak
 from workflow.stages.download_weights import fetch
 
 ROOT = Path(__file__).parents[1]
@@ -30,6 +32,36 @@ ARTICLE = (
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the tests that take minutes each")
     parser.addoption("--cold", action="store_true", help="start each command of the workflow by itself, as users do")
+    parser.addoption("--soak", action="store_true", help="try many cases where a test draws them at random")
+    parser.addoption(
+        "--soak-seed", type=int, default=soak.start, help="seed of the cases, as an earlier run printed it"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    soak.long = config.getoption("soak")
+    soak.start = config.getoption("soak_seed") if soak.long else 0
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item):
+    soak.tried.clear()
+    try:
+        return (yield)
+    finally:
+        item.user_properties += [("cases", pair) for pair in soak.tried.items()]
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    reports = [r for key in ("passed", "failed") for r in terminalreporter.stats.get(key, [])]
+    total: Counter[str] = Counter()
+    for surface, count in (value for r in reports for name, value in r.user_properties if name == "cases"):
+        total[surface] += count
+    if total:
+        seed = f"--soak-seed {soak.start}" if soak.long else "the same ones each time"
+        terminalreporter.section(f"{sum(total.values())} cases tried ({seed})")
+        for surface, count in sorted(total.items()):
+            terminalreporter.line(f"{count:>8}  {surface}")
 
 
 settings.register_profile(

@@ -14,7 +14,7 @@ from workflow.engine import dag
 
 QUOTED = re.findall(r"^```text\n(.*?)\n```", (ROOT / "docs/troubleshooting.md").read_text(), re.MULTILINE | re.DOTALL)
 SOURCES = [path for folder in ("src", "workflow") for path in sorted((ROOT / folder).rglob("*.py"))]
-RAISED = {"Problem", "ValueError", "BadRow", "warnings.warn"}
+RAISED = {"Problem", "ValueError", "WeightsError", "BadRow", "warnings.warn"}
 # What stands for the variable parts of a message: capitals, or one of these.
 AS_IT_IS = (
     "params.yaml", "workflow/versions.yaml", "trf_rows", "FOLDER/model.safetensors", "PACKAGE VERSION (expected VERSION)",

@@ -12,9 +12,12 @@ IGNORED = {".snakemake_timestamp", "MODEL_CARD.md", "__pycache__"}  # not part o
 
 
 def write_json(path: Path, value: Any) -> None:
-    with path.open("w", encoding="utf-8") as file:
+    """Write a file, all of it or nothing: nobody sees half of one, not even after this process was killed."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with part.open("w", encoding="utf-8") as file:
         json.dump(value, file, indent=2, ensure_ascii=False)
         file.write("\n")
+    part.replace(path)
 
 
 def digest(path: Path) -> str:

@@ -14,7 +14,7 @@ from .components.textcat import TrfTextCat
 from .components.tok2vec import TransformerTok2Vec
 from .components.wordpiecer import WordPiecer
 from .weights.families import Classifier, classifier_of
-from .weights.weights import load_config, quiet
+from .weights.weights import load_config, quiet, reading
 
 
 def from_transformers(
@@ -47,9 +47,14 @@ def from_transformers(
             f"{folder}: config.json has id2label={config.id2label}: give each class from 0 to {len(labels) - 1} a "
             "name of its own"
         )
-    with quiet():
+    with quiet(), reading(folder, "model.safetensors"):
         net, info = AutoModelForSequenceClassification.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, output_loading_info=True
+            folder,
+            config=config,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
         )
     if info["missing_keys"]:
         raise ValueError(
@@ -103,7 +108,7 @@ def to_transformers(nlp: Language, folder: str | Path) -> None:
     config.label2id = {label: i for i, label in config.id2label.items()}
     config.problem_type = "single_label_classification" if head.exclusive_classes else "multi_label_classification"
     config.pad_token_id = config.pad_token_id if config.pad_token_id is not None else config.eos_token_id
-    net = AutoModelForSequenceClassification.from_config(config)
+    net = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
     missing, _ = net.base_model.load_state_dict(tok2vec.transformer.state_dict(), strict=False)
     if missing:
         raise ValueError(f"component '{tok2vec.name}' has no weights {missing[0]}, which the classifier needs")

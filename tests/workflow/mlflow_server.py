@@ -1,11 +1,15 @@
 """A real MLflow server on loopback, for one test. Its store is kept when it stops, so that it can be restarted."""
 
+import base64
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+import urllib.error
 import urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from tests.workflow.daemons import free_port
@@ -48,3 +52,44 @@ class Server:
                 return answer.status == 200
         except OSError:
             return False
+
+
+class Gate:
+    """A server in front of another that asks for a user and a password, as those on the internet do."""
+
+    def __init__(self, uri: str, user: str, password: str) -> None:
+        expected = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+        class Handler(BaseHTTPRequestHandler):
+            def answer(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                if self.headers["Authorization"] != expected:
+                    return self.send(401, b"a user and a password, please")
+                headers = {"Content-Type": self.headers.get("Content-Type", "text/plain")}
+                request = urllib.request.Request(f"{uri}{self.path}", body or None, headers, method=self.command)
+                try:
+                    with urllib.request.urlopen(request) as answer:
+                        self.send(answer.status, answer.read())
+                except urllib.error.HTTPError as error:
+                    self.send(error.code, error.read())
+
+            def send(self, status: int, body: bytes) -> None:
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = answer
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+
+    def __enter__(self) -> int:
+        threading.Thread(target=self.server.serve_forever, args=[0.05]).start()
+        return self.server.server_port
+
+    def __exit__(self, *_: object) -> None:
+        self.server.shutdown()
+        self.server.server_close()

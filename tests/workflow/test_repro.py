@@ -241,7 +241,7 @@ def test_a_budget_stops_fine_tuning_and_is_recorded(project):
     assert 0 < receipt["steps"] < receipt["steps_planned"] == 120
     curve = json.loads((project.folder / "data/model/base/dev_curve.json").read_text())
     assert curve[-1]["step"] == receipt["steps"]
-    stopped = f"stopped by carbon.budget_g after {receipt['steps']} of 120 steps"
+    stopped = f"stopped after {receipt['steps']} of 120 steps: carbon.budget_g"
     assert f"base: {stopped}" in project.module("records.ledger").stdout
     assert any(stopped in run.data.tags.get("training", "") for run in parent_runs(project))
 

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 from datetime import datetime, timedelta
 
 import pytest
@@ -107,8 +106,8 @@ def run_and_interrupt(project, slurm, interrupt) -> int:
             command, cwd=project.folder, env=project.environment(), stdout=log, stderr=log, start_new_session=True
         )
         slurm.wait(lambda: running(slurm, "finetune"), "no fine-tuning is running", 180)
-        saved, begin = project.folder / "data/model/base/pipeline/meta.json", time.time()  # after the first epoch
-        slurm.wait(lambda: saved.exists() and saved.stat().st_mtime > begin, "no epoch has ended", 60)
+        checkpoints = project.folder / "data/checkpoints/finetune@base"
+        slurm.wait(lambda: any(checkpoints.glob("*/best-*")), "no epoch has ended", 120)
         interrupt(running(slurm, "finetune")[0])
         return run.wait(900)  # generous: the plugin checks a long job less and less often
 
@@ -132,6 +131,19 @@ def test_the_next_run_continues_after_a_killed_job(project, slurm):
     done = snakemake(project)
     assert done.returncode == 0, done.stdout + done.stderr
     check(project, done.stderr, before)
+    assert "continuing after step" in (project.folder / ".snakemake/log/finetune@base.log").read_text()
+
+
+def test_a_fine_tuning_that_exceeds_its_time_limit_finishes_over_several_jobs(project, slurm, tmp_path):
+    """Slurm sends SIGTERM a minute before the end; the job writes a checkpoint, and Snakemake submits it again."""
+    project.set(**{"finetune.epochs": 1500})
+    done = snakemake(project, "--set-resources", "finetune_base:runtime=2")
+    assert done.returncode == 0, done.stdout + done.stderr + slurm.logs()
+    receipt = json.loads((project.folder / "data/receipts/finetune@base.json").read_text())
+    assert receipt["attempts"] > 1 and receipt["seconds"] > 60
+    other = project.copy(tmp_path / "undisturbed")
+    other.stage("finetune@base")
+    assert results(project)["data/model/base"] == results(other)["data/model/base"]
 
 
 def test_a_run_continues_after_its_node_was_lost(project, slurm):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import srsly
 from spacy.language import Language
 from spacy.tokens import Doc
 
@@ -13,7 +12,7 @@ from rootstock.attributes import ROWS
 
 from . import shards
 
-REPORT = "report.json"  # the settings that the features were computed with
+REPORT = shards.REPORT  # the settings that the features were computed with
 TEXT = "text"  # key in doc.user_data: the text of a reduced document, which has no tokens
 
 
@@ -29,7 +28,7 @@ def folder(inputs: dict[str, Path], split: str, nlp: Language) -> Path:
     """The folder to read a split from: features if this pipeline would compute the same ones, else wordpieces."""
     features, tok2vec = inputs["features"], nlp.get_pipe("trf_tok2vec")
     frozen = not tok2vec.trainable and tok2vec.saved_precision == "fp32"
-    reusable = frozen and srsly.read_json(features / REPORT) == settings(tok2vec)
+    reusable = frozen and shards.report(features) == settings(tok2vec)
     return features / split if reusable else inputs[f"wordpieces/{split}"]
 
 

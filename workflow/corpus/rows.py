@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
 from collections import Counter
@@ -9,9 +10,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
-from ..engine.errors import Problem
+from ..engine.errors import Problem, brief, printable
+
+# Characters. Longer ones are refused, so that memory does not depend on what is in a file: a line without end, a quote
+# that is never closed, a text that takes gigabytes as tokens.
+LONGEST_TEXT = 10_000_000
+LONGEST_RECORD = 2**27
+LISTED = 100  # reasons that a tally keeps
+NAMED = 10  # labels or keys in a message
 
 
 @dataclass
@@ -20,14 +28,26 @@ class Row:
     labels: dict[str, bool]  # for each label that the row names, whether it applies
     complete: bool  # whether labels that the row does not name are false
     where: str  # file:line
+    line: int
 
 
 @dataclass
 class Tally:
     """Rows of one file that were not used."""
 
-    skipped: list[str] = field(default_factory=list)  # file:line: reason
+    skipped: int = 0
+    reasons: list[str] = field(default_factory=list)  # file:line: reason, of the first skipped rows
     rejected: int = 0  # Prodigy's answers "ignore", and "reject" if that leaves the label unknown
+    blank: int = 0  # lines
+    log: Path | None = None  # a file, if one is made, with the reason of every skipped row
+
+    def skip(self, reason: str) -> None:
+        self.skipped += 1
+        if len(self.reasons) < LISTED:
+            self.reasons.append(reason)
+        if self.log:
+            with self.log.open("a", encoding="utf-8") as file:
+                file.write(f"{reason}\n")
 
 
 class BadRow(ValueError):
@@ -54,46 +74,116 @@ def read(
     allowed_labels: the labels that may occur; None for any.
     Raises Problem at the first bad row if on_bad_row is "fail".
     """
-    csv.field_size_limit(2**31 - 1)  # the default, 128 kB, is less than a long document
-    with path.open("rb") as start:
-        if b"\0" in start.read(4):  # no text begins like this in UTF-8
-            raise Problem(
-                f"{path}: UTF-16 or UTF-32, not UTF-8: convert it, for example with `iconv -f UTF-16 -t UTF-8`"
-            )
-    # Bytes that are not UTF-8 become lone surrogates, which no valid text contains.
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        for line, parse in READERS[path.suffix](file):
-            where = f"{path}:{line}"
-            try:
-                row = _row(parse(), where, exclusive)
-                if allowed_labels is not None and not allowed_labels.issuperset(row.labels):
-                    unknown, allowed = sorted(set(row.labels) - allowed_labels), ", ".join(sorted(allowed_labels))
-                    raise BadRow(f"label {unknown[0]!r} does not occur in train (train has {allowed})")
-            except NotAccepted:
-                tally.rejected += 1
-            except BadRow as reason:
-                if on_bad_row == "fail":
-                    raise Problem(f"{where}: {reason}. Fix the row, or set data.on_bad_row: skip") from None
-                tally.skipped.append(f"{where}: {reason}")
-            else:
-                yield row
+    csv.field_size_limit(LONGEST_TEXT)  # the default, 128 kB, is less than a long document
+    allowed = listed(sorted(allowed_labels or ()))
+    try:
+        encoding = _encoding(path)
+        # Bytes that are not UTF-8 become lone surrogates, which no valid text contains.
+        with path.open(encoding=encoding, errors="surrogateescape", newline="") as file:
+            for line, parse in READERS[path.suffix](file):
+                if parse is None:
+                    tally.blank += 1
+                    continue
+                where = f"{path}:{line}"
+                try:
+                    row = _row(parse(), where, line, exclusive)
+                    if allowed_labels is not None and not allowed_labels.issuperset(row.labels):
+                        unknown = sorted(set(row.labels) - allowed_labels)[0]
+                        raise BadRow(f"label {brief(unknown)} does not occur in train (train has {allowed})")
+                except NotAccepted:
+                    tally.rejected += 1
+                except BadRow as reason:
+                    if on_bad_row == "fail":
+                        raise Problem(f"{where}: {reason}. Fix the row, or set data.on_bad_row: skip") from None
+                    tally.skip(printable(f"{where}: {reason}"))
+                else:
+                    yield row
+    except OSError as error:
+        raise Problem(f"{path}: cannot be read ({error.strerror})") from None
 
 
-# Line number, and a function that returns the record or raises BadRow.
-Parsed = Iterator[tuple[int, Callable[[], dict[str, Any]]]]
+def _encoding(path: Path) -> str:
+    with path.open("rb") as file:
+        start = file.read(4)
+    if b"\0" in start or start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # no text in UTF-8 begins so
+        raise Problem(f"{path}: UTF-16 or UTF-32, not UTF-8: convert it, for example with `iconv -f UTF-16 -t UTF-8`")
+    return "utf-8-sig" if start.startswith(codecs.BOM_UTF8) else "utf-8"  # with half a mark, utf-8-sig loses it
 
 
-def _json_lines(file: Any) -> Parsed:
-    for number, line in enumerate(file, 1):
-        if line.strip():
-            yield number, partial(_json_object, line)
+def listed(names: list[str]) -> str:
+    """Names for a message: all of them, or the first and how many more there are."""
+    more = f", and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
+
+
+def _lines(file: TextIO) -> Iterator[str | None]:
+    """The lines of a file; None in place of one that is too long."""
+    for line in iter(partial(file.readline, LONGEST_RECORD), ""):
+        if len(line) < LONGEST_RECORD:
+            yield line
+            continue
+        while line and line[-1] not in "\r\n":
+            line = file.readline(LONGEST_RECORD)
+        yield None
+
+
+class _Again:
+    """Lines that may be read again: `begin` starts a record, and `again` returns to the line after its first.
+
+    None comes in place of a line with which its record would be too long.
+    """
+
+    def __init__(self, lines: Iterator[str | None]) -> None:
+        self.number = 0
+        self._lines = lines
+        self._record: list[str | None] = []
+        self._characters = 0
+        self._waiting: list[str | None] = []  # the next one last
+
+    def begin(self) -> None:
+        self._record.clear()
+        self._characters = 0
+
+    def again(self) -> None:
+        lines = self._record[1:]
+        self._waiting += reversed(lines)
+        self.number -= len(lines)
+
+    @property
+    def too_long(self) -> bool:
+        return self._characters >= LONGEST_RECORD
+
+    def __iter__(self) -> _Again:
+        return self
+
+    def __next__(self) -> str | None:
+        line = self._waiting.pop() if self._waiting else next(self._lines)
+        self.number += 1
+        self._characters += LONGEST_RECORD if line is None else len(line)
+        self._record.append(line)
+        return None if self.too_long else line
+
+
+# Number of the line, and a function that returns the record or raises BadRow; None for a blank line.
+Parsed = Iterator[tuple[int, Callable[[], dict[str, Any]] | None]]
+
+
+def _json_lines(file: TextIO) -> Parsed:
+    for number, line in enumerate(_lines(file), 1):
+        if line is None:
+            yield number, partial(_raise, BadRow(TOO_LONG))
+        else:
+            yield number, None if line.isspace() else partial(_json_object, line)
 
 
 def _json_object(line: str) -> dict[str, Any]:
+    suspect = line.count('"text"') > 1 or line.count('"label"') > 1  # Python keeps the last of two equal keys
     try:
-        record = json.loads(line)
+        record = (UNIQUE.decode if suspect else json.loads)(line)
     except json.JSONDecodeError as error:
         raise BadRow(f"not JSON ({error.msg} at column {error.colno})") from None
+    except BadRow:
+        raise
     except (ValueError, RecursionError) as error:  # a number with thousands of digits, or thousands of nested brackets
         raise BadRow(f"JSON that Python cannot read ({error})") from None
     if not isinstance(record, dict):
@@ -101,35 +191,51 @@ def _json_object(line: str) -> dict[str, Any]:
     return record
 
 
+def _with_unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        [(key, _)] = Counter(key for key, _ in pairs).most_common(1)
+        raise BadRow(f"the key {brief(key)} occurs twice")
+    return record
+
+
+UNIQUE = json.JSONDecoder(object_pairs_hook=_with_unique_keys)
 COLUMNS = {"text", "label", "labels", "accept"}
 
 
-def _delimited(delimiter: str, quoting: Literal[0, 3]) -> Callable[[Any], Parsed]:
-    def parse(file: Any) -> Parsed:
-        reader = csv.reader(file, delimiter=delimiter, quoting=quoting, strict=True)
-        try:
-            header = next((cells for cells in reader if cells), None)
-        except csv.Error as error:
-            raise Problem(f"{file.name}:{max(1, reader.line_num)}: the header is malformed ({error})") from None
-        if header is None:
-            return
-        columns = Counter(name for name in header if name in COLUMNS)
-        if not columns["text"] or len(columns) < 2 or max(columns.values()) > 1:
-            raise Problem(
-                f"{file.name}:{reader.line_num}: the header is {delimiter.join(header)[:80]!r}: expected the columns "
-                f"text and label (or labels, accept), each once, in lowercase, with {delimiter!r} between columns"
-            )
+def _delimited(delimiter: str, quoting: Literal[0, 3]) -> Callable[[TextIO], Parsed]:
+    def parse(file: TextIO) -> Parsed:
+        lines = _Again(_lines(file))
+        # In place of a line that is too long comes None, which is no string: csv.Error.
+        reader = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)  # type: ignore[arg-type]
+        header: list[str] = []
         while True:
-            line = reader.line_num + 1
+            lines.begin()
+            number = lines.number + 1
             try:
                 cells = next(reader)
             except StopIteration:
                 return
             except csv.Error as error:
-                yield line, partial(_raise, BadRow(f"malformed ({error})"))
+                reason = TOO_LONG if lines.too_long else f"malformed ({error})"
+                if not header:
+                    raise Problem(f"{file.name}:{number}: the header is {reason}") from None
+                lines.again()  # only the first line is bad: if its quote is not closed, the rows after it are not lost
+                yield number, partial(_raise, BadRow(reason))
+                continue
+            if not cells:
+                yield number, None
+            elif header:
+                yield number, partial(_record, header, cells)
             else:
-                if cells:
-                    yield line, partial(_record, header, cells)
+                header = cells
+                columns = Counter(name for name in header if name in COLUMNS)
+                if not columns["text"] or len(columns) < 2 or max(columns.values()) > 1:
+                    raise Problem(
+                        f"{file.name}:{number}: the header is {delimiter.join(header)[:80]!r}: expected the columns "
+                        "text and label (or labels, accept), each once, in lowercase, "
+                        f"with {delimiter!r} between columns"
+                    )
 
     return parse
 
@@ -141,6 +247,8 @@ def _raise(error: Exception) -> Any:
 def _record(header: list[str], cells: list[str]) -> dict[str, Any]:
     if len(cells) > len(header):
         raise BadRow("more cells than columns in the header")
+    if [cell.lstrip("\ufeff") for cell in cells] == header:
+        raise BadRow("it is the header again: several files were joined")
     record: dict[str, Any] = {name: cell for name, cell in zip(header, cells, strict=False) if cell}
     for name in ("labels", "accept"):
         if name in header:
@@ -148,55 +256,64 @@ def _record(header: list[str], cells: list[str]) -> dict[str, Any]:
     return record
 
 
-READERS: dict[str, Callable[[Any], Parsed]] = {
+TOO_LONG = f"longer than {LONGEST_RECORD:,} characters"
+READERS: dict[str, Callable[[TextIO], Parsed]] = {
     ".jsonl": _json_lines,
     ".csv": _delimited(",", csv.QUOTE_MINIMAL),
     ".tsv": _delimited("\t", csv.QUOTE_NONE),  # one row per line; quotes are literal
 }
 
 
-def _row(record: dict[str, Any], where: str, exclusive: bool) -> Row:
-    text = record.get("text")
-    if text is None:
+def _row(record: dict[str, Any], where: str, line: int, exclusive: bool) -> Row:
+    if "text" not in record:
         raise BadRow(f"it has no text{_instead(record)}")
+    text = record["text"]
     if not isinstance(text, str):
-        raise BadRow(f"its text is not a string: {text!r}")
-    if not text.strip():
+        raise BadRow(f"its text is {_as_json(text)}: expected a string, in quotes")
+    if len(text) > LONGEST_TEXT:
+        raise BadRow(f"its text has {len(text):,} characters: split it into rows of at most {LONGEST_TEXT:,}")
+    if not text or text.isspace():
         raise BadRow("its text has no words")
     labels, complete = _labels(record, exclusive)
     for value in (text, *labels):
+        if "\0" in value:
+            raise BadRow("it has a NUL character: the file is damaged, or parts of it are UTF-16")
         try:
             value.encode()
         except UnicodeEncodeError:
             raise BadRow("not UTF-8: if the file is in Latin-1, `iconv -f LATIN1 -t UTF-8` converts it") from None
     if exclusive and sum(labels.values()) != 1:
         raise BadRow(f"expected one label (data.exclusive: true), found {sum(labels.values())}")
-    return Row(text, labels, complete, where)
+    return Row(text, labels, complete, where, line)
 
 
 def _instead(record: dict[str, Any]) -> str:
     """What a row has instead of a key that it lacks: the same in capitals, perhaps."""
-    return f", only {', '.join(map(repr, record))}" if record else ""
+    return f", only {listed(list(map(brief, record)))}" if record else ""
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(value) if value is None or isinstance(value, bool) else brief(value)
 
 
 def _labels(record: dict[str, Any], exclusive: bool) -> tuple[dict[str, bool], bool]:
     answer = record.get("answer", "accept")
     if answer not in ("accept", "reject", "ignore"):
-        raise BadRow(f"Prodigy's answer must be accept, reject or ignore, not {answer!r}")
+        raise BadRow(f"Prodigy's answer must be accept, reject or ignore, not {brief(answer)}")
     if answer == "ignore":
         raise NotAccepted
     if "accept" in record or "labels" in record:
         chosen = record.get("accept", record.get("labels"))
         if not isinstance(chosen, list) or not all(isinstance(label, str) and label.strip() for label in chosen):
-            raise BadRow(f"expected a list of labels, found {chosen!r}")
+            raise BadRow(f"expected a list of labels, each in quotes, found {_as_json(chosen)}")
         if answer == "reject":
             raise NotAccepted
         return dict.fromkeys((label.strip() for label in chosen), True), True
-    label = record.get("label")
-    if label is None:
+    if "label" not in record:
         raise BadRow(f"it has no label{_instead(record)}")
+    label = record["label"]
     if not isinstance(label, str) or not label.strip():
-        raise BadRow(f"its label is not a string with words: {label!r}")
+        raise BadRow(f"its label is {_as_json(label)}: expected a string with words, in quotes")
     label = label.strip()
     if answer == "reject":
         if exclusive:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import spacy
@@ -16,9 +18,12 @@ from spacy.util import minibatch
 from spacy.vocab import Vocab
 from srsly.msgpack import Packer, Unpacker
 
+from ..engine.errors import Problem
+
 SPLITS = ("train", "dev", "test")
 NUMBERS = {HEAD, ENT_IOB, POS, SENT_START}  # token attributes that are not hashes of strings
 COMPRESSION = 2  # zlib level; DocBin uses 6, which takes three times as long and saves a sixth of the bytes
+REPORT = "report.json"
 ROW = "row"  # key in doc.user_data: the file and line that the document comes from
 
 
@@ -45,9 +50,19 @@ def files(folder: Path) -> list[Path]:
 
 
 def read(paths: Iterable[Path], vocab: Vocab) -> Iterator[Doc]:
+    """Raises Problem if a shard is damaged: zlib, which compresses it, adds a checksum."""
     unpack = _unpack if _docbin_reads_shards() else _unpack_with_docbin
     for path in paths:
-        yield from unpack(path.read_bytes(), vocab)
+        data = path.read_bytes()
+        try:
+            yield from unpack(data, vocab)
+        except Exception as error:  # of any kind: spaCy's for a wrong checksum, or Python's if this is no shard
+            raise Problem(f"{path}: damaged, or no shard: delete it, and run again") from error
+
+
+def report(folder: Path) -> dict[str, Any]:
+    """What a stage says about a split: its labels, its number of documents, and more. Python reads floats exactly."""
+    return json.loads((folder / REPORT).read_text("utf-8"))
 
 
 def _pack(shard: list[Doc]) -> bytes:

@@ -11,6 +11,8 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from .errors import Problem, brief
+
 PARAMS = "params.yaml"
 
 
@@ -27,7 +29,16 @@ class Stage:
 
 
 def load(folder: Path = Path()) -> dict[str, Stage]:
-    """The stages of a project, in the order of dvc.yaml."""
+    """The stages of a project, in the order of dvc.yaml. Raises Problem if it cannot be resolved."""
+    try:
+        return _load(folder)
+    except Problem:
+        raise
+    except Exception as error:  # DVC checks the file with a schema, and says more
+        raise Problem(f"dvc.yaml: {brief(str(error))} ({type(error).__name__}): `dvc stage list` says where") from error
+
+
+def _load(folder: Path) -> dict[str, Stage]:
     templates = _read(folder, "dvc.yaml")["stages"]
     values = _read(folder, PARAMS)
     resolved = [stage for name, content in templates.items() for stage in _expand(name, content, values)]
@@ -134,8 +145,11 @@ def _interpolate(content: Any, values: dict[str, Any]) -> Any:
 def look_up(key: str, values: dict[str, Any]) -> Any:
     """The value of a key such as `finetune.epochs` or `numbers[1]`."""
     value: Any = values
-    for part in re.findall(r"[\w-]+", key):
-        value = value[int(part)] if isinstance(value, list) else value[part]
+    try:
+        for part in re.findall(r"[\w-]+", key):
+            value = value[int(part)] if isinstance(value, list) else value[part]
+    except (LookupError, TypeError, ValueError):
+        raise Problem(f"dvc.yaml: params.yaml has no {key}") from None
     return value
 
 

@@ -8,17 +8,27 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from ruamel.yaml import YAMLError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
+from ruamel.yaml import YAML
+from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
 from typing_extensions import TypedDict
 
 from . import dag
-from .errors import Problem
+from .errors import Problem, brief
 
-STRICT = ConfigDict(extra="forbid", frozen=True, strict=True)
+STRICT = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
+
+def _in_32_bits(number: int) -> int:
+    if number >= 2**31:  # PyTorch and others take no more
+        raise PydanticCustomError("too_large", "input should be less than 2147483648")
+    return number
+
+
+Count = Annotated[int, Field(ge=1), AfterValidator(_in_32_bits)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
-Seed = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0), AfterValidator(_in_32_bits)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 PointName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
 
@@ -42,13 +52,13 @@ class Data(_Section):
 
 
 class Sentencize(_Section):
-    shard_docs: Annotated[int, Field(ge=1)]
+    shard_docs: Count
 
 
 class Wordpiece(_Section):
-    spans: Literal["sentence", "document"] | Annotated[int, Field(ge=1)]
+    spans: Literal["sentence", "document"] | Count
     long_sentences: Literal["window", "truncate"]
-    words_per_batch: Annotated[int, Field(ge=1)]
+    words_per_batch: Count
 
 
 class Encode(_Section):
@@ -57,18 +67,19 @@ class Encode(_Section):
 
 class Finetune(_Section):
     trainable: bool
-    epochs: Annotated[int, Field(ge=1)]
-    processes: Annotated[int, Field(ge=1)]
-    batch_size: Annotated[int, Field(ge=1)]
+    epochs: Count
+    processes: Count
+    batch_size: Count
     learning_rate: Annotated[float, Field(gt=0)]
     warmup: Annotated[float, Field(ge=0, lt=1)]
     weight_decay: Annotated[float, Field(ge=0)]
     grad_clip: Annotated[float, Field(ge=0)]
     dropout: Annotated[float, Field(ge=0, lt=1)]
-    shuffle_buffer: Annotated[int, Field(ge=1)]
+    shuffle_buffer: Count
     precision: Literal["auto", "fp32", "bf16", "fp16"]
     kernels: bool
     saved_precision: Literal["fp32", "bf16", "fp16"]
+    on_divergence: Literal["fail", "best"]
 
 
 # What a point of the sweep may replace: any setting of `finetune`, and the seed.
@@ -82,8 +93,8 @@ else:
 
 class Evaluate(_Section):
     confidence: Fraction
-    resamples: Annotated[int, Field(ge=1)]
-    worst: Annotated[int, Field(ge=0)]
+    resamples: Count
+    worst: Annotated[int, Field(ge=0), AfterValidator(_in_32_bits)]
 
 
 class Package(_Section):
@@ -99,13 +110,17 @@ class Carbon(_Section):
     budget_g: Annotated[float, Field(gt=0)] | None
 
 
+class Checkpoints(_Section):
+    minutes: Annotated[float, Field(gt=0)]
+
+
 class Tracking(_Section):
     experiment: Annotated[str, Field(min_length=1)]
 
 
 class Params(_Section):
     seed: Seed
-    threads: Annotated[int, Field(ge=1)]
+    threads: Count
     language: Annotated[str, Field(pattern=r"^[a-z]{2,3}$")]
     weights: Weights
     data: Data
@@ -118,28 +133,49 @@ class Params(_Section):
     package: Package
     package_weights: Package
     carbon: Carbon
+    checkpoints: Checkpoints
     tracking: Tracking
+
+
+DEEPEST = 20  # levels of nesting; the schema has three
+MOST = 10  # errors in one message
 
 
 def load(path: Path = Path("params.yaml")) -> Params:
     """Raises Problem that names each wrong key, its value and what is allowed."""
     try:
-        raw = dag.parse(path.read_bytes())
+        content = path.read_bytes()
     except FileNotFoundError:
         raise Problem(f"{path} not found: run this in the root folder of the project") from None
-    except (YAMLError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise Problem(f"{path} cannot be read: {error.strerror}") from None
+    try:
+        _check_depth(content)
+        raw = dag.parse(content)
+    except Exception as error:  # YAML's own, and any that Python raises for the likes of `!!int ""` or 2024-02-31
         raise Problem(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
-        raise Problem("; ".join(_explain(path, e) for e in error.errors())) from None
+        errors = error.errors()
+        more = f"; and {len(errors) - MOST} more" if len(errors) > MOST else ""
+        raise Problem("; ".join(_explain(path, e) for e in errors[:MOST]) + more) from None
+
+
+def _check_depth(content: bytes) -> None:
+    """Raises ValueError if YAML is nested so deeply that its parser, which is recursive, would end the process."""
+    depth = 0
+    for event in YAML(typ="safe").parse(content):
+        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        if depth > DEEPEST:
+            raise ValueError(f"nested more than {DEEPEST} levels deep")
 
 
 SCALARS = (bool, int, float, datetime.date)  # what YAML makes of a text without quotes
 
 
 def _explain(path: Path, error: Any) -> str:
-    key = ".".join(map(str, error["loc"])) or "the file"
+    key = ".".join(map(str, error["loc"]))[:200] or "the file"
     if error["type"] == "extra_forbidden":
         return f"{path}: unknown key {key} (allowed: {', '.join(_keys_beside(error['loc']))})"
     if error["type"] == "missing":
@@ -147,7 +183,7 @@ def _explain(path: Path, error: Any) -> str:
     key = key.removesuffix(".[key]")
     is_text_without_quotes = error["type"] in ("string_type", "invalid_key") and isinstance(error["input"], SCALARS)
     hint = f" (YAML reads it as {type(error['input']).__name__}; put it in quotes)" if is_text_without_quotes else ""
-    return f"{path}: {key} is {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}{hint}"
+    return f"{path}: {key} is {brief(error['input'])}: {error['msg'][0].lower()}{error['msg'][1:]}{hint}"
 
 
 def _keys_beside(location: tuple[str, ...]) -> list[str]:
@@ -188,12 +224,16 @@ def _check_folders(settings: Params) -> None:
             os.fsencode(folder)
         except UnicodeEncodeError:
             raise Problem(f"params.yaml: {key} is {folder!r}, but names are ASCII here: set PYTHONUTF8=1") from None
-        path = Path(folder).expanduser().resolve()
+        try:
+            path = Path(folder).expanduser().resolve()
+            is_folder = path.is_dir()
+        except (OSError, RuntimeError, ValueError) as error:  # `~nobody`, or a NUL character
+            raise Problem(f"params.yaml: {key} is {folder!r}: no folder has this name ({error})") from None
         for out in sorted(written):
             if path.is_relative_to(out.resolve()) or out.resolve().is_relative_to(path):
                 raise Problem(f"params.yaml: {key} is {folder!r}, but stages write {out}: choose another folder")
-    if not Path(settings.data.folder).is_dir():
-        raise Problem(f"params.yaml: data.folder is {settings.data.folder!r}: folder not found")
+        if key == "data.folder" and not is_folder:
+            raise Problem(f"params.yaml: data.folder is {folder!r}: folder not found")
 
 
 def _check_git() -> None:

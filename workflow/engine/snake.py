@@ -11,13 +11,16 @@ import json
 import os
 import shutil
 import time
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ..files import digest
+from .attempt import RECEIPTS, made_by
 from .dag import Stage, chain, inputs
-from .stage import RECEIPTS, made_by
+from .errors import Problem
+from .lock import alone
 
 STATE = Path(".snakemake/rootstock")
 
@@ -25,6 +28,21 @@ STATE = Path(".snakemake/rootstock")
 def stamp(stage: Stage) -> str:
     """Path of a stage's stamp."""
     return str(STATE / f"{stage.name}.stamp")
+
+
+def lock() -> Problem | None:
+    """Hold a lock until this process ends. RETURNS: who else holds it, if it is not free.
+
+    Snakemake's own lock stays after a kill, until somebody calls `snakemake --unlock`.
+    """
+    try:
+        _held.enter_context(alone(STATE / "lock", "Snakemake", patience=0))
+    except Problem as problem:
+        return problem
+    return None
+
+
+_held = ExitStack()
 
 
 def mark_up_to_date(stages: dict[str, Stage]) -> None:

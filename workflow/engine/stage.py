@@ -1,51 +1,82 @@
-"""What every stage does around its work: check settings and versions, meter energy, write a receipt."""
+"""What every stage does around its work: find out which stage it is, check settings and versions, run alone."""
 
 from __future__ import annotations
 
-import platform
+import errno
+import os
 import shutil
-import signal
-import subprocess
 import sys
-import time
-import uuid
-from collections.abc import Callable
-from dataclasses import asdict
-from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
-from ..files import IGNORED, digest, write_json
-from . import dag, energy, params
-from .errors import Problem
+from ..files import IGNORED
+from . import attempt, dag, lock, params, stop
+from .attempt import CHECKPOINTS, Run
+from .errors import Problem, printable
 
-RECEIPTS = Path("data/receipts")  # of the current results; DVC shares them with the results
-SPENT = Path("data/ledger/spent")  # of every stage run in this clone, including failed ones; never shared
+NAME = "DVC_STAGE"  # the environment variable in which DVC, and our Snakefile, pass the stage's name
+RUNNING = Path("data/running")  # a lock for each stage of this clone
 RETIRED = Path("data/retired")  # results that no stage of dvc.yaml produces any more
 VERSIONS = "workflow/versions.yaml"
+PATIENCE = 30  # seconds to wait for the same stage to end: one whose engine was killed is about to
+ADVICE = {  # by error number of the operating system
+    errno.ENOSPC: "free some space, or move the project",
+    errno.EDQUOT: "free some space, or move the project",
+    errno.EROFS: "the project and the caches must be writable",
+    errno.EACCES: "the project and the caches must be writable",
+    errno.EIO: "the disk or the network file system has failed",
+}
 
-Run = Callable[[params.Params, dict[str, Path], dict[str, Path]], dict[str, Any] | None]
 
-
-def main(name: str, run: Run) -> None:
-    """Run one stage as dvc.yaml describes it. For a `foreach` stage, the command line names the item.
+def main(module: str, run: Run) -> None:
+    """Run one stage as dvc.yaml describes it.
 
     run(params, inputs, outputs): gets the folders by their name below data/, without the item, such as "model" or
-    "wordpieces/train"; may return facts for the receipt.
+    "wordpieces/train", and "checkpoint", which need not exist; may return facts for the receipt.
     """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a cancelled job cleans up like a failed one
+    stop.listen()
+    name = _name(module)
     try:
         settings = params.load()
-        name = "@".join([name, *sys.argv[1:]])
         stages = dag.load()
         if name not in stages:
             raise Problem(f"dvc.yaml has no such stage; it has: {', '.join(stages)}")
-        _warn_about_versions(stages[name])
-        _retire(stages[name], stages)
-        _execute(stages[name], stages, run, settings)
+        if NAME in os.environ:
+            stop.follow_engine()
+        with lock.alone(RUNNING / name, name, PATIENCE):
+            _warn_about_versions(stages[name])
+            _retire(stages[name], stages)
+            attempt.execute(stages[name], stages, run, settings)
+    except stop.Stopped as stopped:
+        print(f"{name}: {stopped}: `make repro`, or the same command again, continues from there", file=sys.stderr)
+        sys.exit(stop.code())
     except Problem as problem:
         sys.exit(f"{name}: error: {problem}")
+    except Exception as error:
+        if not (said := _in_one_line(error)):
+            raise
+        sys.exit(f"{name}: error: {said}")
+
+
+def _in_one_line(error: Exception) -> str | None:
+    """One line about an error that the user can do something about; None for others, which keep their traceback."""
+    kind, text = type(error).__name__, printable(str(error).strip().partition("\n")[0])
+    for number, advice in ADVICE.items():  # by the words, too, because not every library raises OSError
+        if os.strerror(number) in text:
+            return f"{text}: {advice}"
+    if isinstance(error, MemoryError) or kind == "OutOfMemoryError" or "can't allocate memory" in text:
+        return f"out of memory ({text}): lower wordpiece.words_per_batch, or else finetune.batch_size"
+    return text if kind == "WeightsError" else None  # the library's, which is not imported here: not all stages need it
+
+
+def _name(module: str) -> str:
+    """The stage's name, such as `finetune@base`: by hand from an argument, else from the engine.
+
+    No command in dvc.yaml contains an item, because items come from params.yaml, and a shell would execute them.
+    """
+    if sys.argv[1:] or NAME not in os.environ:
+        return "@".join([module, *sys.argv[1:]])
+    return os.environ[NAME].rpartition(":")[2]  # called in a subfolder, DVC puts `../dvc.yaml:` before it
 
 
 def _warn_about_versions(stage: dag.Stage) -> None:
@@ -77,64 +108,6 @@ def _retire(stage: dag.Stage, stages: dict[str, dag.Stage]) -> None:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.move(path, target)
                 print(f"{stage.name}: no stage produces {path} any more: moved to {target}")
-
-
-def _folders(stage: dag.Stage, paths: list[str]) -> dict[str, Path]:
-    """The folders among a stage's deps or outs, by their name below data/; the item's by the name without it, too."""
-    item = stage.name.partition("@")[2]
-    folders = [Path(path) for path in paths if Path(path).parts[0] == "data" and RECEIPTS not in Path(path).parents]
-    names = {"/".join(path.parts[1:]): path for path in folders}
-    return names | {"/".join(path.parts[1:-1]): path for path in folders if path.name == item}
-
-
-def _execute(stage: dag.Stage, stages: dict[str, dag.Stage], run: Run, settings: params.Params) -> None:
-    inputs, outputs = _folders(stage, stage.deps), _folders(stage, stage.outs)
-    (RECEIPTS / f"{stage.name}.json").unlink(missing_ok=True)  # no receipt without a result; it may link into the cache
-    for path in set(outputs.values()):  # made anew, also if the stage is called directly
-        shutil.rmtree(path, ignore_errors=True)
-        path.mkdir(parents=True, exist_ok=True)
-    receipt: dict[str, Any] = {
-        "stage": stage.name,
-        "run_id": uuid.uuid4().hex,
-        "host": platform.node(),
-        "git_commit": _git_commit(),
-        "started": datetime.now(UTC).isoformat(timespec="milliseconds"),
-        "made_by": made_by(stage),
-        "deps": {dep: digest(Path(dep)) for dep in dag.inputs(stage, stages) if Path(dep).exists()},
-    }
-    start, consumption = time.perf_counter(), energy.Energy()
-    try:
-        with energy.metered(settings.carbon.country, settings.carbon.pue, consumption):
-            facts = run(settings, inputs, outputs) or {}
-    except BaseException:
-        for path in set(outputs.values()):
-            shutil.rmtree(path, ignore_errors=True)  # an incomplete output must not be mistaken for a result
-        facts = {"failed": True}
-        raise
-    finally:
-        receipt |= {
-            "seconds": round(time.perf_counter() - start, 3),
-            **asdict(consumption),
-            "pue": settings.carbon.pue,
-            **facts,
-            "params": settings.model_dump(),
-            "outs": {str(path): digest(path) for path in outputs.values() if path.exists()},
-        }
-        for folder, name in ((SPENT, receipt["run_id"]), (RECEIPTS, stage.name)):
-            if folder == SPENT or "failed" not in facts:
-                folder.mkdir(parents=True, exist_ok=True)
-                write_json(folder / f"{name}.json", receipt)
-
-
-def made_by(stage: dag.Stage) -> dict[str, Any]:
-    """What a stage's result depends on besides its deps."""
-    return {"cmd": stage.cmd, "params": stage.params}
-
-
-def _git_commit() -> str:
-    """The commit of the code that runs, with `-dirty` if files differ from it; "none" without git."""
-    try:
-        git = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-        return subprocess.run(git, capture_output=True, encoding="utf-8").stdout.strip() or "none"
-    except FileNotFoundError:
-        return "none"
+    for folder in CHECKPOINTS.glob("*"):
+        if folder.name not in stages:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -29,8 +29,12 @@ def model_card(
 
 
 def _cell(value: Any) -> str:
-    """A text in a cell of a Markdown table, where it is read as it is: labels may have any characters."""
+    """A text in a cell of a Markdown table, where it is read as it is: labels may have any characters.
+
+    Those that steer a terminal or the direction of writing are shown as codes.
+    """
     text = re.sub(r"\s+", " ", str(value))
+    text = re.sub(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", lambda found: ascii(found[0])[1:-1], text)
     return re.sub(r"[\\`*\[\]<>&|~$]|(?<![^\W_])_|_(?![^\W_])", lambda found: f"&#{ord(found[0])};", text)
 
 

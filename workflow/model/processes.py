@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import tempfile
 import threading
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from ..engine import energy
+from ..engine import energy, stop
+from ..engine.errors import Problem
 
 METER_INTERVAL = 5  # seconds between two readings of the meter
 
@@ -20,6 +22,7 @@ def launch(work: Callable[..., Any], processes: int, *args: Any) -> Any:
     spent_g: a function that returns the grams of CO2 of all processes so far; this process meters its children.
     Raises torch's ChildFailedError if a process fails; the others are stopped.
     """
+    from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     spent = multiprocessing.get_context("spawn").Value("d", 0.0)
@@ -29,23 +32,34 @@ def launch(work: Callable[..., Any], processes: int, *args: Any) -> Any:
         while not finished.wait(METER_INTERVAL):
             spent.value = energy.spent_g()
 
+    # PyTorch's servers listen on all interfaces: processes meet by files, and talk over the loopback interface.
+    os.environ |= {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+    folder = tempfile.TemporaryDirectory()
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=processes,
         run_id=str(os.getpid()),
         rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
+        rdzv_endpoint=f"{folder.name}/launcher",
+        rdzv_configs={"store_type": "file"},
+        local_addr="localhost",
         max_restarts=0,
         start_method="spawn",
     )
     meter = threading.Thread(target=read_meter)
     meter.start()
     try:
-        return elastic_launch(config, _in_group)(work, *args, spent)[0]
+        result = elastic_launch(config, _in_group)(work, *args, f"{folder.name}/group", spent)[0]
+    except SignalException:  # the processes got the signal, too, and have ended
+        raise stop.Stopped("stopped") from None
     finally:
         finished.set()
         meter.join()
+        folder.cleanup()
+    if isinstance(result, Exception):
+        raise result
+    return result
 
 
 def _in_group(work: Callable[..., Any], *args: Any) -> Any:
@@ -53,12 +67,16 @@ def _in_group(work: Callable[..., Any], *args: Any) -> Any:
     import torch
     import torch.distributed as dist
 
-    *work_args, spent = args
+    *work_args, meeting, spent = args
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     # The other ranks wait while rank 0 scores dev, which may take long.
-    dist.init_process_group(backend, timeout=timedelta(days=7))
+    size = int(os.environ["WORLD_SIZE"])
+    store = dist.FileStore(meeting, size)
+    dist.init_process_group(backend, store=store, rank=rank(), world_size=size, timeout=timedelta(days=7))
     try:
         return work(*work_args, lambda: spent.value)
+    except (stop.Stopped, Problem) as end:  # of all processes
+        return end
     finally:
         dist.destroy_process_group()
 
@@ -68,7 +86,7 @@ def rank() -> int:
     return int(os.environ.get("RANK", 0))
 
 
-def broadcast(value: bool) -> bool:
+def broadcast(value: Any) -> Any:
     """The value of rank 0, in every process."""
     import torch.distributed as dist
 
@@ -77,3 +95,14 @@ def broadcast(value: bool) -> bool:
     values = [value]
     dist.broadcast_object_list(values, src=0)
     return values[0]
+
+
+def gather(value: Any) -> list[Any]:
+    """The values of all processes, by rank, in every process."""
+    import torch.distributed as dist
+
+    if not dist.is_initialized():
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..engine import dag
-from ..engine.stage import RECEIPTS, SPENT
+from ..engine.attempt import RECEIPTS, SPENT
 
 AVOIDED = SPENT.with_name("avoided")  # receipts from other clones, by run id, so that each counts once
 
@@ -36,9 +36,15 @@ def record_avoided(receipts: Receipts) -> None:
 
 
 def noted(folder: Path) -> list[dict[str, Any]]:
-    """The receipts in SPENT or AVOIDED, oldest first."""
+    """The receipts in SPENT (of each attempt) or AVOIDED, oldest first."""
     receipts = [json.loads(path.read_text("utf-8")) for path in folder.glob("*.json")]
     return sorted(receipts, key=lambda receipt: (receipt["started"], receipt["run_id"]))
+
+
+def unfinished(attempts: Iterable[dict[str, Any]]) -> str:
+    """How many attempts failed, were stopped or still run, and what they have cost; "" if there are none."""
+    costs = [attempt["kwh"] for attempt in attempts if "failed" in attempt]
+    return f"attempts that did not finish: {len(costs)}, {1000 * sum(costs):.3f} Wh" if costs else ""
 
 
 def total(receipts: Iterable[dict[str, Any]]) -> dict[str, float]:

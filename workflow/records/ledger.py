@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ..engine import dag, params
+from ..engine.attempt import SPENT
 from ..engine.errors import Problem
-from ..engine.stage import SPENT
 from ..files import digest
 from ..model.points import at_point
 from . import costs, summary

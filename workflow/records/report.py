@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ..engine import dag, params
+from ..engine.attempt import SPENT
 from ..engine.errors import Problem
-from ..engine.stage import SPENT
 from ..model import scores
 from . import costs, ledger
 from .tracking import results
@@ -51,7 +51,7 @@ def main() -> None:
         dag=draw_dag(stages, receipts, mine),
         total=costs.total(receipts.values()),
         spent=costs.total(spent),
-        failed=sum("failed" in receipt for receipt in spent),
+        unfinished=costs.unfinished(spent),
         n_spent=len(spent),
         avoided=costs.total(avoided),
         n_avoided=len(avoided),
@@ -121,14 +121,19 @@ def plot_history(runs: list[dict[str, Any]]) -> str:
             )
             ranges = {"xerr": [[wh - low], [high - wh]], "yerr": [[accuracy - below], [above - accuracy]]}
             axes.errorbar(wh, accuracy, **ranges, fmt="o", color="#1f6f5c", ecolor="#b9cfc8", capsize=2)
-            name = run["name"].removeprefix("🔥").replace("❄️", "frozen").strip()  # the font has no emoji
-            axes.annotate(name, (wh, accuracy), xytext=(4, 4), textcoords="offset points", fontsize=8)
+            axes.annotate(_label(run["name"]), (wh, accuracy), xytext=(4, 4), textcoords="offset points", fontsize=8)
         axes.set(xlabel="Wh, all stages that led to the result", ylabel="accuracy on test")
         axes.set_xlim(left=0)
         svg = io.StringIO()
         figure.savefig(svg, format="svg", metadata={"Date": None})
         plt.close(figure)
     return svg.getvalue()[svg.getvalue().index("<svg") :]
+
+
+def _label(name: str) -> str:
+    """A run's name for the plot, whose font has no emoji: people may have changed it, to anything."""
+    text = name.removeprefix("🔥").replace("❄️", "frozen").strip()
+    return "".join(char if char.isprintable() and char < "\u2100" else "·" for char in text[:40])
 
 
 def draw_alignments(settings: params.Params, predictions: Path, n_sentences: int = 3) -> list[dict[str, Any]]:

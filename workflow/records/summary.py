@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..engine.stage import SPENT
+from ..engine.attempt import SPENT
+from ..engine.errors import printable
 from . import costs
 
-WHEELS = {"package": "data/package", "package_weights": "data/vectors"}
+# By stage: the folder of its wheel, and what to say of it.
+WHEELS = {"package": ("data/package", ""), "package_weights": ("data/vectors", "  (no head: vectors only)")}
 
 
 def text(receipts: costs.Receipts, points: list[str], best: str | None) -> str:
@@ -18,35 +20,34 @@ def text(receipts: costs.Receipts, points: list[str], best: str | None) -> str:
     lines = ["", f"{'stage':18} {'seconds':>8} {'Wh':>8}   {'from':>6} to {'':<6} how"]
     for stage, row in receipts.items():
         reused = "" if (SPENT / f"{row['run_id']}.json").is_file() else ", reused"
-        lines.append(f"{_line(stage, row)} {row['method']}{reused}")
+        lines.append(f"{_line(stage, row)} {printable(row['method'])}{reused}")
     lines.append(_line("all", costs.total(receipts.values())).rstrip())
     spent, avoided = costs.noted(SPENT), costs.noted(costs.AVOIDED)
-    failed = sum("failed" in receipt for receipt in spent)
     lines.append("")
-    lines.append(f"{_line('spent here', costs.total(spent))} in {len(spent)} stage runs, {failed} of which failed")
+    lines.append(f"{_line('spent here', costs.total(spent))} in {len(spent)} stage runs")
+    if unfinished := costs.unfinished(spent):
+        lines.append(f"{'':19}{unfinished}")
     if avoided:
         lines.append(f"{_line('avoided, at most', costs.total(avoided))} by reusing {len(avoided)} results")
     lines.append("")
     for point, splits in metrics.items():
         finetune = receipts[f"finetune@{point}"]
-        if finetune["steps"] < finetune["steps_planned"]:
-            lines.append(
-                f"{point}: stopped by carbon.budget_g after {finetune['steps']} of {finetune['steps_planned']} steps"
-            )
+        steps, planned = finetune["steps"], finetune["steps_planned"]
+        if steps < planned:
+            lines.append(f"{point}: stopped after {steps} of {planned} steps: {finetune['ended_early']}")
         if len(metrics) > 1:
             lines.append(f"{point}{' (best on dev)' if point == best else ''}")
         for split, m in splits.items():
             accuracy = f"accuracy {m['accuracy']:.3f} ({m['accuracy_low']:.3f} to {m['accuracy_high']:.3f})"
             lines.append(f"{split:5} {accuracy}, macro F1 {m['macro_f1']:.3f}, {m['documents']} documents")
     lines.append("")
-    wheels = {stage: _pipeline(folder) for stage, folder in WHEELS.items() if stage in receipts}
-    notes = {"package_weights": "  (no head: vectors only)"}
-    if wheels:
-        lines.append(
-            "wheels  " + "\n        ".join(f"{wheel}{notes.get(stage, '')}" for stage, wheel in wheels.items())
-        )
-    if "package" in wheels:
-        name = wheels["package"].name.split("-")[0]
+    heading = "wheels"
+    for stage, (folder, note) in WHEELS.items():
+        if stage in receipts:
+            lines.append(f"{heading:8}{_pipeline(folder)}{note}")
+            heading = ""
+    if "package" in receipts:
+        name = _pipeline("data/package").name.split("-")[0]
         lines.append("try     pip install data/package/*.whl")
         lines.append(f'        python -c \'import spacy; print(spacy.load("{name}")("Not bad at all.").cats)\'')
     lines += [

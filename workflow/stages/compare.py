@@ -37,7 +37,9 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
     _plot(out / "points.png", rows, best)
     for curve in CURVES:
         shutil.copyfile(inputs["model"] / best / curve, out / curve)
-    shutil.copyfile(inputs["evaluation"] / best / "confusion.json", out / "confusion.json")
+    confusion = (inputs["evaluation"] / best / "confusion.json").read_text("utf-8")
+    # `dvc plots` writes labels into a script of its page as they are: "</script>" would end it, and the rest would run.
+    (out / "confusion.json").write_text(confusion.replace("<", "\N{FULLWIDTH LESS-THAN SIGN}"), "utf-8")
     for row in rows:
         print(f"{row['point']:12} dev {row['dev_accuracy']:.3f}  test {row['test_accuracy']:.3f}  {row['changes']}")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import srsly
 from tqdm import tqdm
 
 from ..corpus import features, shards
@@ -28,7 +27,7 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
         folder = inputs["wordpieces"] / split
         # The same batches as in `predict`, so that the features are equal to those that it computes.
         docs = tok2vec.pipe(shards.read(shards.files(folder), nlp.vocab), batch_size=BATCH)
-        bar = tqdm(docs, split, srsly.read_json(folder / "report.json")["documents"], unit=" docs", disable=None)
+        bar = tqdm(docs, split, shards.report(folder)["documents"], unit=" docs", disable=None)
         reduced = (features.reduced(doc, head.model.ops.to_numpy(head.rows(doc)[0])) for doc in bar)
         shards.write(reduced, out / split, params.sentencize.shard_docs)
     write_json(out / features.REPORT, features.settings(tok2vec))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from math import isnan
 from pathlib import Path
@@ -10,10 +11,9 @@ from typing import Any
 
 import numpy as np
 import spacy
-import srsly
 from tqdm import tqdm
 
-from ..corpus import features
+from ..corpus import features, shards
 from ..corpus.predictions import Prediction, arrays, predict
 from ..engine.params import Params
 from ..engine.stage import main
@@ -29,7 +29,7 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
     labels = list(nlp.get_pipe("trf_textcat").labels)
     metrics: dict[str, Any] = {}
     for split in ("dev", "test"):
-        total = srsly.read_json(inputs[f"wordpieces/{split}"] / "report.json")["documents"]
+        total = shards.report(inputs[f"wordpieces/{split}"])["documents"]
         stream = predict(nlp, features.folder(inputs, split, nlp), labels)
         stream = _save_each(tqdm(stream, split, total, unit=" docs", disable=None), out / f"{split}.jsonl", labels)
         gold, predicted = arrays(stream, len(labels))
@@ -47,8 +47,9 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
     write_json(out / "metrics.json", metrics)
     write_json(out / "calibration.json", table)
     write_json(out / "worst.json", _worst(out / "test.jsonl", gold, predicted, exclusive, params.evaluate.worst))
-    confusion = _confusion(gold, predicted, labels, exclusive)
+    confusion, confused = _confusion(gold, predicted, labels, exclusive)
     write_json(out / "confusion.json", confusion)
+    write_json(out / "confused.json", confused)
     _plot(out, confusion, table, labels, metrics["test"])
     test = metrics["test"]
     interval = f"{params.evaluate.confidence:.0%} interval {test['accuracy_low']:.4f} to {test['accuracy_high']:.4f}"
@@ -65,23 +66,46 @@ def _save_each(predictions: Iterable[Prediction], path: Path, labels: list[str])
             yield p
 
 
-def _confusion(gold: np.ndarray, predicted: np.ndarray, labels: list[str], exclusive: bool) -> list[dict[str, str]]:
-    """One record per document (and label, if classes are not exclusive), as `dvc plots` expects."""
+MOST = 30  # labels in a matrix and pairs in a list: more cannot be read, and 5,000 labels have 25 million pairs
+
+
+def _confusion(
+    gold: np.ndarray, predicted: np.ndarray, labels: list[str], exclusive: bool
+) -> tuple[list[dict[str, str]], list[dict[str, Any]]]:
+    """One record per document (and label, if classes are not exclusive), as `dvc plots` expects; and the pairs of
+    labels that are confused most often.
+
+    Of more than MOST labels, the records name those with the most errors.
+    """
     decided = scores.decide(predicted, exclusive)
     if exclusive:
-        # Documents with the same pair of labels share one record: there may be millions of documents.
-        records = {(a, b): {"actual": a, "predicted": b} for a in labels for b in labels}
-        pairs = zip((gold == 1).argmax(axis=1), decided.argmax(axis=1), strict=True)
-        return [records[labels[a], labels[b]] for a, b in pairs]
-    negated = "not "
-    while any(negated + name in labels for name in labels):  # such as "A" and "not A"
-        negated += "not "
-    return [
-        {"actual": name if gold[i, j] else negated + name, "predicted": name if decided[i, j] else negated + name}
-        for i in range(len(gold))
-        for j, name in enumerate(labels)
-        if not np.isnan(gold[i, j])
-    ]
+        best = zip((gold == 1).argmax(axis=1), decided.argmax(axis=1), strict=True)
+        sides = [(labels[a], labels[b]) for a, b in best]
+    else:
+        errors = ((decided != (gold == 1)) & ~np.isnan(gold)).sum(axis=0)
+        shown = np.sort(np.argsort(-errors, kind="stable")[:MOST]).tolist()
+        negated = "not "
+        while any(negated + name in labels for name in labels):  # such as "A" and "not A"
+            negated += "not "
+        sides = [
+            (labels[j] if gold[i, j] else negated + labels[j], labels[j] if decided[i, j] else negated + labels[j])
+            for i in range(len(gold))
+            for j in shown
+            if not np.isnan(gold[i, j])
+        ]
+    pairs = Counter(sides)
+    wrong_first = sorted(pairs, key=lambda pair: (pair[0] == pair[1], -pairs[pair]))
+    confused = [{"actual": a, "predicted": b, "count": pairs[a, b]} for a, b in wrong_first[:MOST] if a != b]
+    names = {name: name for pair in pairs for name in pair}
+    if exclusive and len(labels) > MOST:
+        named = list(dict.fromkeys(name for pair in wrong_first for name in pair))[:MOST]
+        other = "other labels"
+        while other in labels:
+            other = f"({other})"
+        names = {**dict.fromkeys(names, other), **dict(zip(named, named, strict=True))}
+    # Equal pairs share one record: there may be millions of documents.
+    records = {(a, b): {"actual": names[a], "predicted": names[b]} for a, b in pairs}
+    return [records[pair] for pair in sides], confused
 
 
 def _worst(path: Path, gold: np.ndarray, predicted: np.ndarray, exclusive: bool, n: int) -> list[dict[str, Any]]:
@@ -96,10 +120,15 @@ def _worst(path: Path, gold: np.ndarray, predicted: np.ndarray, exclusive: bool,
         {
             **rows[i],
             "gold": [label for label, holds in rows[i]["gold"].items() if holds],
-            "scores": {label: round(score, 4) for label, score in rows[i]["scores"].items()},
+            "scores": {label: round(score, 4) for label, score in _highest(rows[i]["scores"]).items()},
         }
         for i in order.tolist()
     ]
+
+
+def _highest(scores: dict[str, float]) -> dict[str, float]:
+    """All scores, or of more than MOST labels the highest."""
+    return scores if len(scores) <= MOST else dict(sorted(scores.items(), key=lambda item: -item[1])[:MOST])
 
 
 def _plot(out: Path, confusion: list[dict[str, str]], table: list[dict], labels: list[str], test: dict) -> None:
@@ -110,13 +139,14 @@ def _plot(out: Path, confusion: list[dict[str, str]], table: list[dict], labels:
     from matplotlib import pyplot as plt
 
     names = sorted({side for record in confusion for side in record.values()})
+    index = {name: i for i, name in enumerate(names)}
     counts = np.zeros((len(names), len(names)), int)
     for record in confusion:
-        counts[names.index(record["actual"]), names.index(record["predicted"])] += 1
+        counts[index[record["actual"]], index[record["predicted"]]] += 1
     size = min(12, max(3.6, 0.9 * len(names) + 1.5))
     figure, axes = plt.subplots(figsize=(size, size), layout="constrained")
     axes.imshow(counts, cmap="Blues")
-    for (i, j), count in np.ndenumerate(counts) if len(names) <= 30 else []:  # more would be unreadable
+    for (i, j), count in np.ndenumerate(counts) if len(names) <= MOST + 1 else []:
         axes.text(j, i, count, ha="center", va="center", color="white" if count > counts.max() / 2 else "black")
     ticks = [_drawable(name) for name in names]
     axes.set_xticks(range(len(names)), ticks, rotation=30, ha="right")

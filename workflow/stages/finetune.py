@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterator
-from itertools import islice
+from dataclasses import asdict, dataclass, field
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import spacy
-import srsly
 from spacy.language import Language
 from spacy.tokens import Doc
 from spacy.training import Example
@@ -18,19 +19,38 @@ from spacy.util import minibatch
 from thinc.api import Adam, Optimizer, warmup_linear
 from tqdm import tqdm
 
-from rootstock.training import distributed
+from rootstock.training import distributed, state
 
 from ..corpus import features, shards
 from ..corpus.predictions import arrays, predict
-from ..engine import energy
+from ..engine import energy, stop
+from ..engine.errors import Problem
 from ..engine.params import Finetune, Params
 from ..engine.stage import main
 from ..files import write_json
 from ..model import processes, scores
+from ..model.checkpoints import Checkpoints
 from ..model.determinism import make_deterministic
 from ..model.pipeline import build
 from ..model.points import at_point
 from ..records.tracking import live
+
+
+@dataclass
+class Progress:
+    """How far a training is: what a checkpoint holds besides weights, moments and random states."""
+
+    shuffle: Any  # state of the generator that shuffles documents, at the start of this epoch
+    epoch: int = 1
+    batch: int = 0  # batches of this epoch that are done
+    step: int = 0  # batches of all epochs that are done
+    loss: float = 0.0  # their sum since the last point of the curve
+    unlogged: int = 0  # batches since then
+    train_curve: list[dict[str, float]] = field(default_factory=list)
+    dev_curve: list[dict[str, float]] = field(default_factory=list)
+    best: str | None = None  # the pipeline that is best on dev: its name among the checkpoints
+    mlflow_run: str | None = None
+    spent_g: float = 0.0  # grams of CO2 until the checkpoint
 
 
 def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> dict[str, Any]:
@@ -43,11 +63,10 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> di
 def train(
     params: Params, inputs: dict[str, Path], outputs: dict[str, Path], spent_g: Callable[[], float]
 ) -> dict[str, Any]:
-    """Train in one process. Rank 0 also scores dev, saves the pipeline and logs."""
-    out = outputs["model"]
+    """Train in one process. Rank 0 also scores dev, saves pipelines and checkpoints, and logs."""
     is_main = processes.rank() == 0
     make_deterministic(params, processes.rank(), params.finetune.processes)
-    report = srsly.read_json(inputs["wordpieces/train"] / "report.json")
+    report = shards.report(inputs["wordpieces/train"])
     labels, n_train = report["labels"], report["documents"]
     nlp = build(params, inputs["weights"], labels)
     if not is_main:
@@ -55,54 +74,98 @@ def train(
 
     train_docs, dev_docs = (features.folder(inputs, split, nlp) for split in ("train", "dev"))
     settings, budget = params.finetune, params.carbon.budget_g
-    steps_per_epoch = math.ceil(n_train / settings.batch_size)
-    steps = steps_per_epoch * settings.epochs
+    steps = math.ceil(n_train / settings.batch_size) * settings.epochs
     log_every = max(1, steps // 100)
     optimizer = make_optimizer(settings, steps)
-    rng = random.Random(params.seed)
-    train_curve: list[dict[str, float]] = []
-    dev_curve: list[dict[str, float]] = []
+    checkpoints = Checkpoints(outputs["checkpoint"], params.checkpoints.minutes)
+    now = continued(checkpoints, nlp, optimizer) or Progress(random.Random(params.seed).getstate())
+    spent_before, end, rng = now.spent_g, "", random.Random()
 
     with (
-        live.run(params.model_dump(), is_main) as mlflow_run,
-        tqdm(total=steps, desc="finetune", unit=" steps", disable=not is_main or None) as bar,
+        live.run(params.model_dump(), is_main, now.mlflow_run) as mlflow_run,
+        tqdm(total=steps, initial=now.step, desc="finetune", unit=" steps", disable=not is_main or None) as bar,
+        stop.deferred(ends_with_parent=settings.processes > 1) as is_asked_to_stop,
     ):
-        step, steps_since_log, loss, over_budget = 0, 0, 0.0, False
-        for epoch in range(1, settings.epochs + 1):
-            for docs in batches(train_docs, nlp, settings, rng):
-                losses: dict[str, float] = {}
-                optimizer.step_schedules()
-                examples = [Example(doc, doc) for doc in docs]
-                distributed.update(nlp, examples, drop=settings.dropout, sgd=optimizer, losses=losses)
-                step, steps_since_log, loss = step + 1, steps_since_log + 1, loss + losses["trf_textcat"]
-                bar.update()
-                if step % log_every == 0 or step == steps:
-                    point = {"step": step, "loss": loss / steps_since_log, "learning_rate": float(optimizer.learn_rate)}
-                    train_curve.append(point)
-                    mlflow_run.log(point)
-                    steps_since_log, loss = 0, 0.0
-                    over_budget = budget is not None and processes.broadcast(spent_g() > budget)
-                    if over_budget:
-                        break
-            if is_main:
-                point = {"step": step, "epoch": epoch, **dev_scores(nlp, dev_docs, labels, params.data.exclusive)}
+
+        def save_if_due() -> None:
+            """Write a checkpoint from time to time, and at the end. Raises Stopped."""
+            is_end, is_due = processes.broadcast((is_asked_to_stop(), checkpoints.is_due()))
+            if is_end or is_due:
+                states = processes.gather(state.random_states())
+                now.spent_g = spent_before + spent_g()
+                progress = {**asdict(now), "random": states}
+                is_written = not is_main or checkpoints.write(now.step, progress, nlp, optimizer)
+            if is_end:
+                where = "at a checkpoint" if is_written else "without a new checkpoint"
+                raise stop.Stopped(f"stopped {where} after {now.step} of {steps} steps")
+
+        now.mlflow_run = mlflow_run.run_id
+        try:
+            while now.epoch <= settings.epochs and not end:
+                rng.setstate(now.shuffle)
+                for docs in islice(batches(train_docs, nlp, settings, rng), now.batch, None):
+                    losses: dict[str, float] = {}
+                    optimizer.step_schedules()
+                    examples = [Example(doc, doc) for doc in docs]
+                    distributed.update(nlp, examples, drop=settings.dropout, sgd=optimizer, losses=losses)
+                    now.step, now.batch, loss = now.step + 1, now.batch + 1, float(losses["trf_textcat"])
+                    require_finite(loss, _rows(docs))
+                    now.loss, now.unlogged = now.loss + loss, now.unlogged + 1
+                    bar.update()
+                    if now.step % log_every == 0 or now.step == steps:
+                        rate = float(optimizer.learn_rate)
+                        point = {"step": now.step, "loss": now.loss / now.unlogged, "learning_rate": rate}
+                        now.train_curve.append(point)
+                        mlflow_run.log(point)
+                        now.loss, now.unlogged = 0.0, 0
+                        if budget is not None and processes.broadcast(spent_before + spent_g() > budget):
+                            end = f"carbon.budget_g, {budget:g} g of CO2, is spent"
+                            break
+                    save_if_due()
+                dev = dev_arrays(nlp, dev_docs, labels, is_asked_to_stop) if is_main else None
+                save_if_due()
+                found = processes.broadcast(dev and dev_scores(*dev, params.data.exclusive))
+                point = {"step": now.step, "epoch": now.epoch, **found}
+                require_finite(point["dev_loss"], "dev")
                 mlflow_run.log(point)
                 bar.set_postfix_str(f"dev accuracy {point['dev_accuracy']:.3f}")
-                if all(_quality(point) > _quality(earlier) for earlier in dev_curve):
-                    nlp.to_disk(out / "pipeline")
-                dev_curve.append(point)
-            if over_budget:
-                break
+                if is_main and all(_quality(point) > _quality(earlier) for earlier in now.dev_curve):
+                    now.best = checkpoints.keep_best(nlp, now.step)
+                now.dev_curve.append(point)
+                now.epoch, now.batch, now.shuffle = now.epoch + 1, 0, rng.getstate()
+        except Diverged as diverged:
+            end = str(diverged)
+            if settings.on_divergence == "fail" or not now.dev_curve:
+                raise Problem(f"step {now.step} of {steps}: {end}. {_hint(now, checkpoints.folder)}") from None
 
     if not is_main:
         return {}
-    write_json(out / "train_curve.json", train_curve)
-    write_json(out / "dev_curve.json", dev_curve)
-    best = max(dev_curve, key=_quality)
+    out = outputs["model"]
+    assert now.best is not None  # an epoch has ended
+    checkpoints.copy_best(now.best, out / "pipeline")
+    write_json(out / "train_curve.json", now.train_curve)
+    write_json(out / "dev_curve.json", now.dev_curve)
+    best = max(now.dev_curve, key=_quality)
     print(f"best after step {best['step']}: dev accuracy {best['dev_accuracy']:.4f}")
-    if over_budget:
-        print(f"stopped after {step} of {steps} steps: carbon.budget_g, {budget:g} g of CO2, is spent")
-    return {"mlflow_run": mlflow_run.run_id, "steps": step, "steps_planned": steps}
+    if end:
+        print(f"stopped after {now.step} of {steps} steps: {end}")
+    return {"mlflow_run": now.mlflow_run, "steps": now.step, "steps_planned": steps, "ended_early": end}
+
+
+def continued(checkpoints: Checkpoints, nlp: Language, optimizer: Optimizer) -> Progress | None:
+    """The progress of an attempt that was stopped or killed, with weights, moments and random states restored."""
+    path = processes.broadcast(checkpoints.find() if processes.rank() == 0 else None)
+    if path is None:
+        return None
+    saved = checkpoints.read(path, nlp, optimizer)
+    state.set_random_states(saved.pop("random")[processes.rank()])
+    version, words, gauss = saved["shuffle"]
+    now = Progress(**{**saved, "shuffle": (version, tuple(words), gauss)})
+    for _ in range(now.step):
+        optimizer.step_schedules()
+    if processes.rank() == 0:
+        print(f"continuing after step {now.step}")
+    return now
 
 
 def make_optimizer(settings: Finetune, steps: int) -> Optimizer:
@@ -134,13 +197,42 @@ def batches(folder: Path, nlp: Language, settings: Finetune, rng: random.Random)
     yield from minibatch(shuffled(), settings.batch_size)
 
 
-def dev_scores(nlp: Language, folder: Path, labels: list[str], exclusive: bool) -> dict[str, float]:
+def dev_arrays(
+    nlp: Language, folder: Path, labels: list[str], is_asked_to_stop: Callable[[], bool]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and scores of dev; only of a part if the training is asked to stop."""
+    return arrays(takewhile(lambda _: not is_asked_to_stop(), predict(nlp, folder, labels)), len(labels))
+
+
+def dev_scores(gold: np.ndarray, predicted: np.ndarray, exclusive: bool) -> dict[str, float]:
     """Accuracy and mean log loss on dev, for its curve."""
-    gold, predicted = arrays(predict(nlp, folder, labels), len(labels))
     return {
         "dev_accuracy": float(scores.correct(gold, predicted, exclusive).mean()),
         "dev_loss": float(scores.log_loss(gold, predicted, exclusive).mean()),
     }
+
+
+class Diverged(Exception):
+    """The loss of some documents is infinite, or not a number."""
+
+
+def require_finite(loss: float, documents: str) -> None:
+    if not math.isfinite(loss):
+        raise Diverged(f"the loss of {documents} became {loss}")
+
+
+def _rows(docs: list[Doc]) -> str:
+    """The rows of a batch, for a message."""
+    rows = [str(doc.user_data[shards.ROW]) for doc in docs]
+    return ", ".join(rows[:3]) + (f" and {len(rows) - 3} more rows" if len(rows) > 3 else "")
+
+
+def _hint(now: Progress, folder: Path) -> str:
+    """What to do after a divergence."""
+    if not now.best:
+        return "Lower finetune.learning_rate; no epoch has ended, so there is no model"
+    best = folder / now.best
+    return f"Lower finetune.learning_rate, or set finetune.on_divergence: best. The best model so far: {best}"
 
 
 def _quality(point: dict[str, float]) -> tuple[float, float]:

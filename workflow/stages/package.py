@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from pathlib import Path
 
@@ -14,8 +15,10 @@ from ..engine.params import Params
 from ..engine.stage import main
 from ..model.card import model_card, origin, score_table
 from ..model.points import at_point
+from ..model.sbom import write_sbom
 from ..model.wheels import ask_installed, build_library, build_pipeline
 
+LISTED = 20  # labels in the model card
 CHECKED = 4 * BATCH  # test documents to compare; whole batches, so that scores must be equal
 
 
@@ -29,6 +32,7 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
         build_library(Path(tmp), out)
         nlp = spacy.load(model / "pipeline")
         build_pipeline(nlp, params.package.model_dump(), readme, Path(tmp), out)
+        write_sbom(name, out, inputs["weights"])
         check(name, out, evaluation / "test.jsonl", params.threads, Path(tmp))
 
 
@@ -55,7 +59,7 @@ def card(params: Params, weights: Path, evaluation: Path) -> str:
     metrics = json.loads((evaluation / "metrics.json").read_text("utf-8"))
     per_document = "one" if params.data.exclusive else "any number"
     facts = {
-        "labels": f"{', '.join(metrics['test']['f1'])} ({per_document} per document)",
+        "labels": listed(list(metrics["test"]["f1"]), per_document),
         **origin(weights),
         "trained on": f"{params.data.folder} ({'transformer and head' if params.finetune.trainable else 'head only'})",
         "seed": params.seed,
@@ -68,6 +72,21 @@ def card(params: Params, weights: Path, evaluation: Path) -> str:
         'print(nlp("Not bad at all.").cats)',
         score_table(metrics, params.evaluate.confidence),
     )
+
+
+def listed(labels: list[str], per_document: str) -> str:
+    """How many labels there are, and the first of them."""
+    some = f", the first {LISTED}" if len(labels) > LISTED else ""
+    return f"{len(labels)}, {per_document} per document{some}: {', '.join(map(shown, labels[:LISTED]))}"
+
+
+def shown(label: str) -> str:
+    """A label that nobody takes for another, or for two: in quotes as in JSON, if it is not plain."""
+    plain = label.isprintable() and label.strip() == label and "  " not in label and not set(',"\\') & set(label)
+    if plain:
+        return label
+    quoted = "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in json.dumps(label, ensure_ascii=False))
+    return re.sub(" (?= )", r"\\u0020", quoted)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from ..engine.params import Params
 from ..engine.stage import main
 from ..model.card import model_card, origin
 from ..model.determinism import make_deterministic
+from ..model.sbom import write_sbom
 from ..model.wheels import ask_installed, build_library, build_pipeline
 
 # To compare vectors, and as an example in the model card: the company twice, and the fruit.
@@ -27,10 +28,12 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
     nlp = build(params, inputs["weights"])
     expected = np.stack([to_numpy(doc.vector) for doc in nlp.pipe(TEXTS)])
     readme = card(params, nlp, inputs["weights"])
+    name = f"{params.language}_{params.package_weights.name}"
     with tempfile.TemporaryDirectory() as tmp:
         build_library(Path(tmp), out)
         build_pipeline(nlp, params.package_weights.model_dump(), readme, Path(tmp), out)
-        check(f"{params.language}_{params.package_weights.name}", out, expected, params.threads, Path(tmp))
+        write_sbom(name, out, inputs["weights"])
+        check(name, out, expected, params.threads, Path(tmp))
 
 
 def build(params: Params, weights: Path) -> Language:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import sys
-from collections import Counter
+import unicodedata
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from spacy.tokens import Doc
 from tqdm import tqdm
 
 from ..corpus import rows, shards
+from ..corpus.repeats import Repeats, Texts
 from ..corpus.rows import Row, Tally
-from ..engine.errors import Problem
+from ..engine.errors import Problem, printable
 from ..engine.params import Params
 from ..engine.stage import main
 from ..files import write_json
@@ -25,35 +27,72 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
     split = out.name
     nlp = _tokenizer(params.language)
     paths = _find(folder)
-    facts = _facts(paths["train"], params)
+    train, mine = Texts(), Texts()
+    facts = _facts(paths["train"], params, train if split != "train" else None)
     labels = _labels(facts, paths["train"], params.data.exclusive)
     held_out = split == "dev" and "dev" not in paths
-    tally, per_label = Tally(), Counter(dict.fromkeys(labels, 0))
+    per_label = Counter(dict.fromkeys(labels, 0))
     counts: Counter[str] = Counter()
-    stream = _split_rows(split, paths, params, facts, set(labels), tally)
-    docs = _documents(nlp, stream, labels, counts, per_label)
-    shards.write(tqdm(docs, split, unit=" docs", disable=None), out, params.sentencize.shard_docs)
     path = paths.get(split, paths["train"])
+    tally = Tally(log=None if held_out else out / "skipped.txt")
+    stream = _split_rows(split, paths, params, facts, set(labels), tally, counts)
+    docs = _documents(nlp, mine.noting(stream), labels, counts, per_label)
+    shards.write(tqdm(docs, split, unit=" docs", disable=None), out, params.sentencize.shard_docs)
     if not counts["documents"]:
         hint = "; raise data.dev_fraction, or add a dev file" if held_out else ""
         raise Problem(f"{path}: no usable row for the split {split}{hint}")
     if held_out:
         tally = Tally()  # these rows come from the train file, and are counted in the report of train
         absent = [label for label in labels if not per_label[label]]
-        rare = f"; too rare for it: {', '.join(absent)}" if absent else ""
-        print(f"dev: no file, so {counts['documents']} rows of train are held out{rare}")
+        rare = f"; too rare for it: {rows.listed(absent)}" if absent else ""
+        print(printable(f"dev: no file, so {counts['documents']} rows of train are held out{rare}"))
+    if split == "train":
+        repeated, contradicting = mine.repeated()
+        found = {"repeated": repeated, "contradicting": contradicting}
+        warnings = _similar(labels)
+    else:
+        found, warnings = {"in_train": mine.shared_with(train, same_file=held_out)}, []
+    warnings += [_warning(kind, path, paths["train"], repeats) for kind, repeats in found.items() if repeats.rows]
     report = {
         "labels": labels,
         "file": str(path),
         **counts,
         "documents_per_label": per_label,
-        "skipped": len(tally.skipped),
-        "skipped_rows": tally.skipped[:100],
+        "skipped": tally.skipped,
+        "skipped_rows": tally.reasons,
         "not_accepted": tally.rejected,
+        "blank_lines": tally.blank,
+        **{kind: repeats.rows for kind, repeats in found.items()},
+        "warnings": warnings,
     }
     if tally.skipped:
-        print(f"{split}: {len(tally.skipped)} bad rows skipped (data.on_bad_row: skip), the first: {tally.skipped[0]}")
-    write_json(out / "report.json", report)
+        print(f"{split}: {tally.skipped} bad rows skipped (data.on_bad_row: skip), the first: {tally.reasons[0]}")
+    for warning in warnings:
+        print(f"{split}: warning: {warning}")
+    write_json(out / shards.REPORT, report)
+
+
+def _warning(kind: str, path: Path, train: Path, repeats: Repeats) -> str:
+    examples = ", ".join(f"{path}:{line} (in {train}:{first})" for line, first in repeats.examples)
+    examples += ", ..." if repeats.rows > len(repeats.examples) else ""
+    says = {
+        "repeated": f"{repeats.rows} rows have the text of an earlier row: {examples}",
+        "contradicting": f"{repeats.rows} rows have the text of an earlier row, but other labels: {examples}",
+        "in_train": f"{repeats.rows} rows have a text that is in train, too, so scores may be too high: {examples}",
+    }
+    return printable(says[kind])
+
+
+def _similar(labels: list[str]) -> list[str]:
+    """A warning of labels that differ only in case, white space, or how Unicode writes or shows a character."""
+    alike = defaultdict(list)
+    for label in labels:
+        visible = (
+            c for c in unicodedata.normalize("NFC", label) if not c.isspace() and unicodedata.category(c) != "Cf"
+        )
+        alike["".join(visible).casefold()].append(repr(label))
+    groups = [" and ".join(group) for group in alike.values() if len(group) > 1]
+    return [f"labels that differ only in case or white space: {rows.listed(groups)}"] if groups else []
 
 
 def _tokenizer(language: str) -> spacy.Language:
@@ -86,11 +125,11 @@ def _said(row: Row) -> list[tuple[str, bool] | None]:
     return [*row.labels.items()] or [None]
 
 
-def _facts(path: Path, params: Params) -> Facts:
-    """What the rows of the train file say. Raises Problem at a bad row, as on_bad_row says."""
+def _facts(path: Path, params: Params, texts: Texts | None) -> Facts:
+    """What the rows of the train file say. Raises Problem at a bad row, as on_bad_row says. texts: gets their texts."""
     data = params.data
     stream = rows.read(path, exclusive=data.exclusive, on_bad_row=data.on_bad_row, tally=Tally())
-    return Counter(fact for row in stream for fact in _said(row))
+    return Counter(fact for row in (texts.noting(stream) if texts else stream) for fact in _said(row))
 
 
 def _labels(facts: Facts, path: Path, exclusive: bool) -> list[str]:
@@ -106,7 +145,13 @@ def _labels(facts: Facts, path: Path, exclusive: bool) -> list[str]:
 
 
 def _split_rows(
-    split: str, paths: dict[str, Path], params: Params, facts: Facts, labels: set[str], tally: Tally
+    split: str,
+    paths: dict[str, Path],
+    params: Params,
+    facts: Facts,
+    labels: set[str],
+    tally: Tally,
+    counts: Counter[str],
 ) -> Iterator[Row]:
     """The rows of a split. Without a dev file, a share of the train file is held out as dev."""
     held_out = "dev" not in paths and split != "test"
@@ -118,9 +163,13 @@ def _split_rows(
         allowed_labels=labels,
     )
     if not held_out:
-        return stream
-    drawn = _hold_out(stream, facts, params.data.dev_fraction, random.Random(params.seed))
-    return (row for row, is_dev in drawn if is_dev == (split == "dev"))
+        yield from stream
+        return
+    for row, is_dev in _hold_out(stream, facts, params.data.dev_fraction, random.Random(params.seed)):
+        if is_dev == (split == "dev"):
+            yield row
+        else:
+            counts["in_other_split"] += 1
 
 
 def _hold_out(stream: Iterable[Row], facts: Facts, share: float, rng: random.Random) -> Iterator[tuple[Row, bool]]:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import spacy
-import srsly
 from spacy.tokens import Doc
 from tqdm import tqdm
 
@@ -28,7 +27,7 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
     wordpiecer = nlp.add_pipe("trf_wordpiecer", config={"weights": str(inputs["weights"]), **settings})
     unknown = wordpiecer.tokenizer.unk_token_id
     gc.freeze()  # exclude loaded modules from garbage collection, which would take a tenth of the time for short texts
-    sentencized = srsly.read_json(inputs["sentences"] / "report.json")
+    sentencized = shards.report(inputs["sentences"])
     counts: Counter[str] = Counter()
     docs = shards.read(shards.files(inputs["sentences"]), nlp.vocab)
     docs = _counted(wordpiecer.pipe(docs), counts, unknown, params.wordpiece.words_per_batch)
@@ -41,7 +40,7 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
         # applies where windows are padded: on a GPU, and for model families that need padding
         "padding_efficiency": round(counts["window_pieces"] / max(1, counts["computed_pieces"]), 4),
     }
-    write_json(outputs["wordpieces"] / "report.json", report)
+    write_json(outputs["wordpieces"] / shards.REPORT, report)
 
 
 def _counted(docs: Iterator[Doc], counts: Counter[str], unknown: int | None, budget: int) -> Iterator[Doc]:

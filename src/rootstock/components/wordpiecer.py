@@ -22,6 +22,7 @@ from ..pieces.windows import Template, TokenizedTexts, make_windows
 from ..weights.families import family_of, max_pieces
 from ..weights.weights import (
     ToBytesMixin,
+    WeightsError,
     digest_tokenizer,
     load_config,
     load_tokenizer,
@@ -294,7 +295,7 @@ class WordPiecer(ToBytesMixin, Pipe):
         net = without_weights(self.config)
         n_pieces, n_embedded = 1 + max(self.tokenizer.get_vocab().values()), len(net.get_input_embeddings().weight)
         if n_pieces > n_embedded:
-            raise ValueError(
+            raise WeightsError(
                 f"{folder}: the tokenizer has {n_pieces} pieces, but the transformer's embedding only {n_embedded}: "
                 "use the tokenizer of these weights, or call resize_token_embeddings and save both"
             )

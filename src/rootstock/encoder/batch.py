@@ -54,7 +54,7 @@ class Batch:
     unpadded: whether the model takes windows end to end instead of padded, on a CPU.
     class_pieces_only: whether to compute the last layer only for class pieces, if the model family allows it.
     first_position: the position of a window's first piece.
-    Raises ValueError if the model's embedding has no row for a piece.
+    Raises ValueError if the model's embeddings have no row for a piece, its position or its type.
     """
 
     def __init__(
@@ -80,6 +80,13 @@ class Batch:
             )
         takes_types = "token_type_ids" in inspect.signature(net.forward).parameters
         self.has_types = bool(self.types.any()) and takes_types
+        n_positions = (getattr(net.config, "max_position_embeddings", None) or 0) - first_position
+        n_types = getattr(net.config, "type_vocab_size", None) or 0
+        if 0 < n_positions < self.lengths.max(initial=0) or (self.has_types and 0 < n_types <= self.types.max()):
+            raise ValueError(
+                "a Doc has longer windows or more token types than the transformer: pass it through a "
+                "'trf_wordpiecer' with the same weights again"
+            )
         self.sentences = _SegmentMean(self.joined.window_sentence, self.joined.n_sentences, self.device)
         class_first = np.array_equal(window_pieces[self.starts], self.joined.window_class)
         self.class_pieces_only = class_pieces_only and class_first and has_attention_output(net)

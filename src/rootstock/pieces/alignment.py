@@ -8,13 +8,12 @@ A piece aligned with none (a boundary piece, or white space) contributes 1/n to 
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
-from zlib import crc32
 
 import numpy as np
 from spacy.tokens import Doc
 from thinc.api import get_array_module, to_numpy
 
-from .pieces import TOKEN_ATTRS, Pieces, bounds
+from .pieces import TOKEN_ATTRS, Pieces, bounds, digest
 
 
 class Tokens(NamedTuple):
@@ -24,7 +23,7 @@ class Tokens(NamedTuple):
     spaces: np.ndarray  # bool (n_tokens,) whether a space follows
     spans: np.ndarray  # (n_tokens, 2) start and end character in the concatenated documents
     doc_bounds: np.ndarray  # (n_docs + 1,) the first token of each document, and the end of the last
-    digests: list[int]  # `digest_tokens` of each document
+    digests: list[bytes]  # `digest_tokens` of each document
 
     @classmethod
     def of(cls, docs: Sequence[Doc]) -> "Tokens":
@@ -35,7 +34,7 @@ class Tokens(NamedTuple):
         starts = bounds(lengths + spaces)[:-1]
         spans = np.stack([starts, starts + lengths], axis=1)
         return cls(
-            attrs[:, 0], spaces.astype(bool), spans, bounds([len(doc) for doc in docs]), list(map(crc32, arrays))
+            attrs[:, 0], spaces.astype(bool), spans, bounds([len(doc) for doc in docs]), list(map(digest, arrays))
         )
 
 

@@ -1,7 +1,8 @@
 """Cached tokenization of chunks, the texts between two spaces: words repeat, so each chunk is tokenized once.
 
 spaCy's tokenizer caches in the same way. The result is exact if the wordpiece tokenizer never looks across a space.
-The cache key is a hash of the chunk's spaCy tokens, so the string is built for new chunks only.
+The cache key is the chunk's spaCy tokens, so the string is built for new chunks only. A token is to spaCy the 64-bit
+hash of its text: two words with one hash would be one word here, as they are in spaCy itself.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ MAX_CACHED_CHUNKS = 2**17  # before a batch is added; the cache is cleared if it
 MAX_CACHED_LENGTH = 64  # characters of a cached chunk: longer ones hardly ever repeat
 CHUNKS_PER_TEXT = 64  # new chunks tokenized as one text, because a text costs the tokenizer more than a word
 PIECE_BYTES = 12  # int32 id, start and end
-HASH_FACTOR = 0x9E3779B97F4A7C15  # multiplier per position in a chunk; odd, so that no bit is lost
+Key = int | bytes  # a chunk's only token, or all of them: 8 bytes each
 
 
 class CachedTokenizer:
@@ -39,7 +40,7 @@ class CachedTokenizer:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
-        self.cache: dict[int, bytes] = {}
+        self.cache: dict[Key, bytes] = {}
 
     @staticmethod
     def is_exact(tokenizer: Tokenizer) -> bool:
@@ -59,9 +60,11 @@ class CachedTokenizer:
         ends_chunk[ends[ends > 0] - 1] = True
         stops = np.flatnonzero(ends_chunk) + 1
         starts = np.concatenate([[0], stops])[:-1]
-        keys = _hash_chunks(tokens.hashes, starts, stops)
-        cached = list(map(self.cache.get, keys))
-        if None in cached:
+        keys = _chunk_keys(tokens.hashes, starts, stops)
+        try:
+            cached: list[bytes | None] = list(map(self.cache.__getitem__, keys))
+        except KeyError:
+            cached = list(map(self.cache.get, keys))
             missing = [i for i, pieces in enumerate(cached) if pieces is None]
             first = {keys[i]: i for i in reversed(missing)}
             chunks = _chunk_texts(docs, tokens, *(x[list(first.values())] for x in (starts, stops)))
@@ -75,7 +78,7 @@ class CachedTokenizer:
         lengths = np.diff(bounds(n_pieces)[bounds(ends_chunk)[ends]], prepend=0)
         return TokenizedTexts(pieces[:, 0], spans, lengths)
 
-    def _tokenize(self, keys: list[int], chunks: list[str]) -> dict[int, bytes]:
+    def _tokenize(self, keys: list[Key], chunks: list[str]) -> dict[Key, bytes]:
         """Tokenize new chunks and cache them."""
         firsts = range(0, len(chunks), CHUNKS_PER_TEXT)
         texts = [" ".join(chunks[first : first + CHUNKS_PER_TEXT]) for first in firsts]
@@ -97,13 +100,15 @@ class CachedTokenizer:
         return new
 
 
-def _hash_chunks(hashes: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> list[int]:
-    """A 64-bit hash of each chunk's tokens, in their order."""
-    if not len(starts):
-        return []
-    positions = concat_ranges(stops - starts)
-    factors = np.cumprod(np.full(positions.max() + 1, HASH_FACTOR, "uint64"))
-    return np.add.reduceat(hashes * factors[positions], starts).tolist()
+def _chunk_keys(hashes: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> list[Key]:
+    """The tokens of each chunk, all of them: no text can be made to have the key of another."""
+    keys: list[Key] = hashes[starts].tolist()
+    several = np.flatnonzero(stops - starts > 1)
+    first_bytes, last_bytes = starts[several] * hashes.itemsize, stops[several] * hashes.itemsize
+    data = hashes.tobytes()
+    for i, first, last in zip(several.tolist(), first_bytes.tolist(), last_bytes.tolist(), strict=True):
+        keys[i] = data[first:last]
+    return keys
 
 
 def _chunk_texts(docs: Sequence[Doc], tokens: Tokens, starts: np.ndarray, stops: np.ndarray) -> list[str]:

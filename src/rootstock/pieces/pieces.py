@@ -1,6 +1,6 @@
 """The wordpieces of a document, as compact arrays in `doc.user_data`, which DocBin serializes."""
 
-import zlib
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -44,14 +44,14 @@ class Pieces:
         """Number of sentences, or of the other spans that `trf_wordpiecer` was configured with."""
         return len(self.sentence_pieces)
 
-    def store(self, doc: Doc, cut: str, model: str, tokens: int) -> None:
+    def store(self, doc: Doc, cut: str, model: str, tokens: bytes) -> None:
         """Store the arrays in `doc.user_data`, and what they were made from.
 
         cut: identifies the tokenizer and the settings that made them.
         model: `model_name` of the model that they are for.
         tokens: the digest of the document's tokens.
         """
-        doc.user_data[PIECES] = {**vars(self), "cut": cut, "model": model, "tokens": tokens}
+        doc.user_data[PIECES] = Trusted(**vars(self), cut=cut, model=model, tokens=tokens)
 
     @classmethod
     def of(cls, doc: Doc, *, model: str | None = None, aligned: bool = True) -> "Pieces":
@@ -59,19 +59,24 @@ class Pieces:
 
         model: `model_name` of the model that reads them, if one does.
         aligned: whether the alignment with the tokens will be used.
-        Raises ValueError if it has none yet, if they are for another model, or if its tokens have changed since.
+        Raises ValueError if it has none yet, if they are damaged or for another model, or if its tokens have changed
+        since.
         """
         if PIECES not in doc.user_data:
             raise ValueError(
                 "this Doc has no wordpieces yet: add 'trf_wordpiecer' to the pipeline before this component"
             )
-        stored = doc.user_data[PIECES]
-        if model is not None and stored.get("model") != model:
+        stored = _trusted(doc)
+        if stored is None:
             raise ValueError(
-                f"this Doc has wordpieces for {stored.get('model')}, but the transformer is {model}: add a "
+                "this Doc has wordpieces that are damaged or of another version: pass it through 'trf_wordpiecer' again"
+            )
+        if model is not None and stored["model"] != model:
+            raise ValueError(
+                f"this Doc has wordpieces for {stored['model']}, but the transformer is {model}: add a "
                 "'trf_wordpiecer' with the same weights directly before each 'trf_tok2vec'"
             )
-        if aligned and stored.get("tokens") != digest_tokens(doc):
+        if aligned and stored["tokens"] != digest_tokens(doc):
             raise ValueError(
                 "this Doc has other tokens than when its wordpieces were made: merge or split tokens before "
                 "'trf_wordpiecer', or pass the Doc through it and 'trf_tok2vec' again"
@@ -81,8 +86,37 @@ class Pieces:
     @staticmethod
     def have(doc: Doc, cut: str) -> bool:
         """Whether a document has pieces that this tokenizer with these settings would make of its tokens."""
-        stored = doc.user_data.get(PIECES, {})
-        return stored.get("cut") == cut and stored["tokens"] == digest_tokens(doc)
+        stored = _trusted(doc) if PIECES in doc.user_data else None
+        return stored is not None and stored["cut"] == cut and stored["tokens"] == digest_tokens(doc)
+
+    def are_consistent(self) -> bool:
+        """Whether these arrays fit each other, so that nobody who reads them is led outside an array."""
+        arrays = vars(self)
+        if not all(isinstance(x, np.ndarray) and x.dtype == np.int32 and x.ndim == 1 for x in arrays.values()):
+            return False
+        if len({(unit, len(arrays[name])) for name, unit in ENTRY_UNITS.items()}) != len(set(ENTRY_UNITS.values())):
+            return False
+        if np.concatenate([*arrays.values()]).min(initial=0) < 0 or self.window_lengths.min(initial=1) < 1:
+            return False
+        n_pieces, steps = len(self.ids), np.maximum.accumulate(self.window_pieces)
+        if (
+            self.sentence_pieces.sum() != n_pieces
+            or self.window_lengths.sum() != len(self.window_pieces)
+            or steps.max(initial=-1) != n_pieces - 1  # each piece is in a window, and new ones are in order
+            or (np.diff(steps, prepend=-1) > 1).any()
+            or max(self.aligned_pieces.max(initial=-1), self.window_class.max(initial=-1)) >= n_pieces
+            or self.aligned_tokens.max(initial=-1) >= self.n_tokens
+            or (self.kept_tokens > self.sentence_tokens).any()
+            or (np.diff(self.aligned_tokens) < 0).any()
+        ):
+            return False
+        sentence_of = np.repeat(np.arange(self.n_sentences), self.sentence_pieces)
+        sentence_of_token = np.searchsorted(np.cumsum(self.sentence_tokens), self.aligned_tokens, side="right")
+        return (
+            np.array_equal(sentence_of[self.window_pieces], np.repeat(self.window_sentence, self.window_lengths))
+            and np.array_equal(sentence_of[self.window_class], self.window_sentence)
+            and np.array_equal(sentence_of[self.aligned_pieces], sentence_of_token)
+        )
 
     @classmethod
     def join(cls, documents: Sequence["Pieces"]) -> tuple["Pieces", "Bounds"]:
@@ -147,9 +181,34 @@ class Bounds(NamedTuple):
         return np.repeat(getattr(self, INDEX_UNITS[name])[:-1], np.diff(getattr(self, ENTRY_UNITS[name])))
 
 
-def digest_tokens(doc: Doc) -> int:
-    """A 32-bit digest of a document's text and tokens, equal in every process."""
-    return zlib.crc32(doc.to_array(TOKEN_ATTRS))
+class Trusted(dict):
+    """Stored pieces that this process has made or checked. A file gives a plain dict."""
+
+
+def _trusted(doc: Doc) -> Trusted | None:
+    """The stored pieces of a document, checked once; None if they are damaged. Whoever wrote a file may lie."""
+    stored = doc.user_data[PIECES]
+    if isinstance(stored, Trusted):
+        return stored
+    expected = {"cut": str, "model": str, "tokens": bytes, **dict.fromkeys(ENTRY_UNITS, np.ndarray)}
+    if not isinstance(stored, dict) or not all(isinstance(stored.get(name), expected[name]) for name in expected):
+        return None
+    pieces = Pieces(**{name: stored[name] for name in ENTRY_UNITS})
+    of_these_tokens = stored["tokens"] == digest_tokens(doc)
+    if not pieces.are_consistent() or (of_these_tokens and pieces.n_tokens != len(doc)):
+        return None
+    trusted = doc.user_data[PIECES] = Trusted(stored, tokens=stored["tokens"] if of_these_tokens else b"")
+    return trusted
+
+
+def digest_tokens(doc: Doc) -> bytes:
+    """A digest of a document's text and tokens, equal in every process."""
+    return digest(doc.to_array(TOKEN_ATTRS))
+
+
+def digest(tokens: np.ndarray) -> bytes:
+    """That no other tokens can be made to have. SHA-256, because processors compute it."""
+    return hashlib.sha256(tokens.data).digest()[:16]
 
 
 def model_name(config: Any) -> str:

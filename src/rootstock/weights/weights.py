@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 import pickle
+import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -20,15 +23,32 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
-def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer in a folder.
+# Keys with which a config makes Transformers run Python code, from the folder or the Hub, or open another file.
+CODE = ("auto_map", "custom_pipelines", "trust_remote_code", "transformers_weights")
+MAX_LAYERS = 1000
+KERNELS = ("attn_implementation", "experts_implementation")  # in a key; a value with a slash is a repository of code
 
-    Raises ValueError if the folder has no config.json.
+
+class WeightsError(ValueError):
+    """A weights folder that cannot be used. The message is one line, for the person who chose the weights."""
+
+
+def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in a folder. No code in the folder is run.
+
+    Raises WeightsError if the folder has no config.json, or a file is damaged.
     """
     from transformers import AutoTokenizer
 
-    _require_files(folder, "config.json")
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    config = load_config(folder)
+    with reading(folder, "the tokenizer"), _without_code(folder) as harmless:
+        tokenizer = AutoTokenizer.from_pretrained(
+            harmless, config=config, local_files_only=True, trust_remote_code=False
+        )
+        if not isinstance(tokenizer.model_max_length, int | float):
+            raise TypeError(f"model_max_length is {tokenizer.model_max_length!r}")
+    tokenizer.name_or_path = str(folder)
+    return tokenizer
 
 
 def tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> list[Any]:
@@ -51,14 +71,74 @@ def digest_tokenizer(tokenizer: PreTrainedTokenizerBase, *settings: Any) -> str:
 
 
 def load_config(folder: str | Path) -> PreTrainedConfig:
-    """The model configuration in a folder.
+    """The model configuration in a folder. It names no code.
 
-    Raises ValueError if the folder has no config.json.
+    Raises WeightsError if the folder has no config.json, or a damaged one.
     """
     from transformers import AutoConfig
 
     _require_files(folder, "config.json")
-    return AutoConfig.from_pretrained(folder, local_files_only=True)
+    with reading(folder, "config.json"), _without_code(folder) as harmless:
+        config = AutoConfig.from_pretrained(harmless, local_files_only=True, trust_remote_code=False)
+        if getattr(config, "num_hidden_layers", 0) > MAX_LAYERS:  # each is made before its weights are missed
+            raise OverflowError(f"num_hidden_layers is {config.num_hidden_layers}")
+    config.name_or_path = str(folder)
+    return config
+
+
+@contextmanager
+def reading(folder: str | Path, what: str) -> Iterator[None]:
+    """A block that reads files, in which parsers raise whatever comes up when one is damaged.
+
+    Raises WeightsError instead, in one line. what: what the files are, for the message.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        if "ignore_mismatched_sizes" in reason:  # advice that no one can follow here
+            reason = "its weights have other shapes than config.json says"
+        raise WeightsError(f"{folder}: {what} cannot be read ({type(error).__name__}: {reason})") from error
+
+
+@contextmanager
+def _without_code(folder: str | Path) -> Iterator[Path]:
+    """The folder, or a copy of its small files in which no config names code.
+
+    Warns of code that is ignored: once for a folder, as the warning is the same each time.
+    """
+    folder, configs = Path(folder), {}
+    ignored: set[str] = set()
+    for path in (folder / "config.json", folder / "tokenizer_config.json"):
+        if path.is_file():
+            configs[path.name] = _strip(json.loads(path.read_bytes()), ignored)
+    if not ignored:
+        yield folder
+        return
+    names = ", ".join(sorted(ignored))
+    warnings.warn(f"{folder}: its configs name code ({names}), which is ignored and never run", stacklevel=1)
+    with tempfile.TemporaryDirectory() as tmp:
+        for path in folder.iterdir():
+            if path.suffix in SMALL and path.is_file():
+                shutil.copyfile(path, Path(tmp) / path.name)
+        for name, config in configs.items():
+            (Path(tmp) / name).write_text(json.dumps(config), "utf-8")
+        yield Path(tmp)
+
+
+SMALL = (".json", ".txt", ".model", ".codes")  # files of configs and tokenizers
+
+
+def _strip(config: Any, ignored: set[str]) -> Any:
+    """A copy of a config without keys that name code; they are added to ignored."""
+    if isinstance(config, list):
+        return [_strip(value, ignored) for value in config]
+    if not isinstance(config, dict):
+        return config
+    is_repository = lambda key, value: any(name in key for name in KERNELS) and "/" in str(value)  # noqa: E731
+    code = {key for key, value in config.items() if key in CODE or is_repository(key, value)}
+    ignored |= code
+    return {key: _strip(value, ignored) for key, value in config.items() if key not in code}
 
 
 def without_weights(config: PreTrainedConfig) -> PreTrainedModel:
@@ -66,22 +146,29 @@ def without_weights(config: PreTrainedConfig) -> PreTrainedModel:
     import torch
     from transformers import AutoModel
 
-    with torch.device("meta"):
-        return AutoModel.from_config(config)
+    with reading(config.name_or_path, "config.json"), torch.device("meta"):
+        return AutoModel.from_config(config, trust_remote_code=False)
 
 
 def load_model(folder: str | Path) -> PreTrainedModel:
     """The base model without a task head, in float32; without a pooler if the weights have none.
 
-    Raises ValueError if config.json or model.safetensors is not found, or weights of the base model are missing.
+    Raises WeightsError if config.json or model.safetensors is not found, or weights of the base model are missing.
     """
     import torch
     from transformers import AutoModel
 
     _require_files(folder, "config.json", "model.safetensors")
-    with quiet():
+    config = load_config(folder)
+    with quiet(), reading(folder, "model.safetensors"):
         net, info = AutoModel.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+            folder,
+            config=config,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
         )
     # Transformers initializes missing weights at random.
     missing = sorted(info["missing_keys"])
@@ -89,7 +176,7 @@ def load_model(folder: str | Path) -> PreTrainedModel:
         net.pooler = None
     required = [name for name in missing if not name.startswith("pooler.")]
     if required:
-        raise ValueError(
+        raise WeightsError(
             f"{Path(folder) / 'model.safetensors'} lacks {len(required)} of the model's weights, first {required[0]}: "
             "use the model's complete weights"
         )
@@ -111,10 +198,10 @@ def save_model(net: PreTrainedModel, folder: str | Path, precision: str = "fp32"
 
 
 def require_dense_attention(net: PreTrainedModel) -> None:
-    """Raises ValueError if a text's vectors depend on its padding, or on the texts before it."""
+    """Raises WeightsError if a text's vectors depend on its padding, or on the texts before it."""
     name = net.config.model_type
     if getattr(net.config, "attention_type", "original_full") != "original_full":  # BigBird's first short text sets it
-        raise ValueError(
+        raise WeightsError(
             f"model type '{name}' with attention_type={net.config.attention_type!r} is not supported: set it to "
             "'original_full' in config.json"
         )
@@ -123,7 +210,7 @@ def require_dense_attention(net: PreTrainedModel) -> None:
     except Exception as error:
         problem = str(error).partition("\n")[0]
     if problem is not None:
-        raise ValueError(
+        raise WeightsError(
             f"model type '{name}' is not supported: {problem}. Use an encoder or decoder with dense attention, such "
             "as BERT or GPT-2"
         )
@@ -159,7 +246,7 @@ def quiet() -> Iterator[None]:
 def _require_files(folder: str | Path, *names: str) -> None:
     missing = [name for name in names if not (Path(folder) / name).is_file()]
     if missing:
-        raise ValueError(
+        raise WeightsError(
             f"no weights in {folder!s}: {' and '.join(missing)} not found. "
             "Set `weights` to a folder with config.json, the tokenizer's files and model.safetensors"
         )
@@ -180,6 +267,8 @@ class ToBytesMixin:
     def from_bytes(self, data: bytes, *, exclude: Iterable[str] = ()) -> Any:
         with tempfile.TemporaryDirectory() as tmp:
             for name, content in srsly.msgpack_loads(data).items():
+                if not (Path(tmp) / name).resolve().is_relative_to(Path(tmp).resolve()):
+                    raise ValueError(f"the bytes of a component name a file {name!r} outside its folder: refused")
                 (Path(tmp) / name).parent.mkdir(parents=True, exist_ok=True)
                 (Path(tmp) / name).write_bytes(content)
             return self.from_disk(Path(tmp))

@@ -13,6 +13,7 @@ from rootstock.components.pooling import POOLING
 from rootstock.pairs import make_pair
 from rootstock.pieces.alignment import add_tensor_gradient
 from rootstock.pieces.pieces import Pieces
+from tests import soak
 from tests.conftest import pipeline
 from tests.rootstock.strategies import texts
 from tests.rootstock.test_update import BATCHES, examples, sgd
@@ -39,6 +40,7 @@ def test_sentences_of_an_earlier_component_are_kept(nlp):
     assert Pieces.of(nlp("One two . Three")).n_sentences == 2
 
 
+@soak.fuzz("alignment", many=1000)
 @given(texts)
 def test_pieces_equal_the_tokenizers(tiny_nlp, text):
     wordpiecer = tiny_nlp.get_pipe("trf_wordpiecer")
@@ -88,6 +90,7 @@ def test_truncated_tokens_have_zero_vectors(tiny):
     np.testing.assert_allclose(doc.tensor.sum(0), doc._.trf_last_hidden_state.sum(0), atol=1e-4)
 
 
+@soak.fuzz("pieces in a DocBin", many=1000)
 @given(st.lists(texts, min_size=1, max_size=4))
 def test_docbin_serializes_pieces(tiny_nlp, batch):
     wordpiecer = tiny_nlp.get_pipe("trf_wordpiecer")
@@ -100,6 +103,7 @@ def test_docbin_serializes_pieces(tiny_nlp, batch):
         assert loaded._.trf_word_pieces_ == doc._.trf_word_pieces_
 
 
+@soak.fuzz("alignment", many=500)
 @given(st.lists(texts, max_size=5))
 def test_pieces_do_not_depend_on_other_documents(tiny_nlp, batch):
     wordpiecer = tiny_nlp.get_pipe("trf_wordpiecer")

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from rootstock.pieces.alignment import align, alignment_entries, concat_ranges, pieces_of_tokens
 from rootstock.pieces.pieces import Pieces
+from tests import soak
 from tests.conftest import SHARED
 from tests.rootstock.strategies import texts
 
@@ -20,6 +21,7 @@ def spans(draw) -> tuple[np.ndarray, np.ndarray]:
     return np.array(tokens, int).reshape(-1, 2), np.array(pieces, int).reshape(-1, 2)
 
 
+@soak.fuzz("alignment", many=20_000)
 @given(spans())
 def test_align_finds_exactly_the_overlaps(case):
     tokens, pieces = case
@@ -54,6 +56,7 @@ def wordpiecer_nlp(request, minilm) -> spacy.Language:
     return nlp
 
 
+@soak.fuzz("alignment", many=2000)
 @given(texts)
 def test_columns_sum_to_one(wordpiecer_nlp, text):
     doc = wordpiecer_nlp(text)
@@ -66,6 +69,7 @@ def test_columns_sum_to_one(wordpiecer_nlp, text):
 
 
 @pytest.mark.parametrize("wordpiecer_nlp", WITH_OFFSETS, indirect=True)
+@soak.fuzz("alignment", many=2000)
 @given(texts)
 def test_tokens_have_pieces_unless_their_characters_are_dropped(wordpiecer_nlp, text):
     wordpiecer = wordpiecer_nlp.get_pipe("trf_wordpiecer")

@@ -11,6 +11,7 @@ from transformers import AutoTokenizer
 from rootstock.pieces import chunks
 from rootstock.pieces.alignment import Tokens
 from rootstock.pieces.chunks import CachedTokenizer
+from tests import soak
 from tests.conftest import SHARED
 from tests.rootstock.strategies import texts
 
@@ -37,6 +38,7 @@ docs_of_words = st.lists(st.tuples(st.sampled_from(WORDS), st.booleans()), max_s
 documents = st.lists(st.one_of(texts.map(NLP.make_doc), docs_of_words), min_size=1, max_size=5)
 
 
+@soak.fuzz("chunks of texts", many=5000)
 @given(documents, st.data())
 def test_pieces_and_spans_equal_the_tokenizers(tokenizer, cached_tokenizer, docs, data):
     """Texts end with or without a following space; some are empty."""
@@ -94,6 +96,28 @@ def test_the_cache_key_depends_on_the_order_of_tokens(tokenizer):
     cached_tokenizer = CachedTokenizer(tokenizer)
     encode(cached_tokenizer, docs)
     assert len(cached_tokenizer.cache) == 3
+
+
+# Sums of their tokens' hashes with the powers of 0x9E3779B97F4A7C15 as factors, once the key, are equal modulo 2**64.
+COLLIDING = (
+    "([((([(((((([((((((((((((((((((((((([[([([((",
+    "[(([[([[[(([((([([[((([((([[[([([[([(([(((((",
+)
+
+
+def characters(text):
+    return Doc(NLP.vocab, words=list(text), spaces=[False] * len(text))
+
+
+@pytest.mark.parametrize("make_doc", [NLP.make_doc, characters])
+@pytest.mark.parametrize("together", [True, False], ids=["one batch", "two batches"])
+@pytest.mark.parametrize("long", [1, 8], ids=["remembered", "too long to remember"])
+def test_no_text_can_be_made_to_get_the_pieces_of_another(tokenizer, make_doc, together, long):
+    docs = [make_doc(text * long) for text in COLLIDING]
+    cached_tokenizer = CachedTokenizer(tokenizer)
+    actual = [encode(cached_tokenizer, batch).ids for batch in ([docs] if together else [[doc] for doc in docs])]
+    expected = [tokenizer.encode(doc.text, add_special_tokens=False).ids for doc in docs]
+    assert np.concatenate(actual).tolist() == [i for ids in expected for i in ids]
 
 
 def test_cache_size_is_limited(tokenizer, monkeypatch):

@@ -5,10 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rootstock.pieces.packing import pack, padding_efficiency
+from tests import soak
 
 lengths = st.lists(st.integers(1, 600), max_size=80).map(lambda values: np.array(values, int))
 
 
+@soak.fuzz("packing", many=3000)
 @given(lengths, st.integers(1, 3000))
 def test_packs_contain_each_window_once_within_the_budget(lengths, budget):
     packs = list(pack(lengths, budget))
@@ -19,6 +21,7 @@ def test_packs_contain_each_window_once_within_the_budget(lengths, budget):
     assert in_order == sorted(in_order, reverse=True)
 
 
+@soak.fuzz("packing", many=3000)
 @given(lengths, st.integers(1, 3000))
 def test_without_padding_packs_are_filled_up_to_the_budget(lengths, budget):
     packs = list(pack(lengths, budget, padded=False))
@@ -28,6 +31,7 @@ def test_without_padding_packs_are_filled_up_to_the_budget(lengths, budget):
         assert lengths[p].sum() + lengths[following[0]] > budget
 
 
+@soak.fuzz("packing", many=3000)
 @given(lengths, st.integers(1, 3000))
 def test_padding_efficiency_is_one_for_equal_lengths(lengths, budget):
     efficiency = padding_efficiency(lengths, budget)

@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rootstock.pieces.windows import Template, TokenizedTexts, make_windows
+from tests import soak
 
 NO_BOUNDARIES = Template([[], [], []], [[], [], []], [0, 0], -1)  # as for GPT-2
 SINGLE, PAIR = (
@@ -20,6 +21,7 @@ def tokenized(units):
     return TokenizedTexts(np.arange(n), spans, np.array([length for lengths in units for length in lengths], int))
 
 
+@soak.fuzz("windows", many=3000)
 @given(unit_lengths, st.integers(8, 30), st.booleans(), st.booleans())
 def test_windows_contain_every_piece_between_boundaries(units, max_length, truncate, without_boundaries):
     templates = [NO_BOUNDARIES, NO_BOUNDARIES] if without_boundaries else [SINGLE, PAIR]

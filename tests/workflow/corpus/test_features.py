@@ -3,9 +3,14 @@ import json
 import numpy as np
 import pytest
 import spacy
+from hypothesis import given
 
+from tests import soak
 from tests.conftest import pipeline
+from tests.workflow.corpus.test_shards import CHANGES, bytes_of, damaged
 from workflow.corpus import features, shards
+from workflow.engine.errors import Problem
+from workflow.files import digest
 
 
 def test_a_reduced_document_keeps_features_labels_and_text_but_no_tokens(tiny, tmp_path):
@@ -17,6 +22,32 @@ def test_a_reduced_document_keeps_features_labels_and_text_but_no_tokens(tiny, t
     assert (len(stored), stored.cats, stored.user_data[shards.ROW]) == (0, {"A": 1.0}, "train.jsonl:1")
     assert stored.user_data[features.TEXT] == "One. Two."
     np.testing.assert_array_equal(stored.user_data[features.ROWS], np.ones((2, 16)))
+
+
+@pytest.fixture(scope="module")
+def stored(tiny, tmp_path_factory):
+    """The bytes of a shard of features, and of its documents."""
+    nlp = pipeline(tiny)
+    doc = next(nlp.pipe(["One. Two."]))
+    doc.user_data[shards.ROW] = "train.jsonl:1"
+    docs = [features.reduced(doc, np.ones((2, 16), "float32"))]
+    folder = tmp_path_factory.mktemp("features")
+    shards.write(docs, folder, 2)
+    return (folder / "00000.spacy").read_bytes(), bytes_of(docs)
+
+
+@soak.fuzz("features", many=8000)
+@given(CHANGES)
+def test_damaged_features_are_named_and_never_used(tmp_path, stored, changes):
+    data, expected = stored
+    path = tmp_path / "00000.spacy"
+    path.write_bytes(damaged(data, changes))
+    try:
+        docs = list(shards.read([path], spacy.vocab.Vocab()))
+    except Problem as problem:
+        assert str(problem).startswith(f"{path}: damaged, or ") and "\n" not in str(problem)
+    else:
+        assert bytes_of(docs) == expected
 
 
 @pytest.mark.parametrize(
@@ -59,6 +90,9 @@ def test_points_of_a_sweep_reuse_stored_features(finished, tmp_path):
     for doc in dev:
         doc.user_data[features.ROWS] = 0 * doc.user_data[features.ROWS]
     shards.write(dev, data / "features/dev", 500)
+    receipt = json.loads((data / "receipts/encode.json").read_text())
+    receipt["outs"] = {out: digest(project.folder / out) for out in receipt["outs"]}  # else the change is refused
+    (data / "receipts/encode.json").write_text(json.dumps(receipt))
     project.stage("finetune@hot")
     assert json.loads((data / "model/hot/dev_curve.json").read_text())[0]["dev_loss"] != pytest.approx(
         without_features[0]

@@ -1,10 +1,17 @@
 import csv
+import io
 import json
+import re
+import subprocess
+import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from tests import soak
+from tests.conftest import ROOT
+from workflow.corpus import rows as module
 from workflow.corpus.rows import Tally, find, read
 from workflow.engine.errors import Problem
 
@@ -51,7 +58,7 @@ def test_every_format_is_read(tmp_path, name, content, exclusive):
         ("Fine.", ["A"]),
         ("Bad.", ["B"] if exclusive else ["B", "C"]),
     ]
-    assert all(row.complete for row in usable) and tally.skipped == []
+    assert all(row.complete for row in usable) and tally.skipped == 0
 
 
 def test_a_binary_answer_annotates_only_its_own_label(tmp_path):
@@ -72,11 +79,11 @@ BAD = {
     "not an object": ("a.jsonl", "[1]", "expected a JSON object, found list"),
     "no text": ("a.jsonl", '{"label": "A"}', "it has no text"),
     "text without words": ("a.jsonl", '{"text": " \\n ", "label": "A"}', "its text has no words"),
-    "text is a number": ("a.jsonl", '{"text": 3, "label": "A"}', "its text is not a string: 3"),
+    "text is a number": ("a.jsonl", '{"text": 3, "label": "A"}', "its text is 3: expected a string, in quotes"),
     "no label": ("a.jsonl", '{"text": "x"}', "it has no label"),
-    "label is a number": ("a.jsonl", '{"text": "x", "label": 1}', "its label is not a string with words: 1"),
+    "label is a number": ("a.jsonl", '{"text": "x", "label": 1}', "its label is 1: expected a string with words, in quotes"),
     "two labels": ("a.jsonl", '{"text": "x", "labels": ["A", "B"]}', "expected one label (data.exclusive: true), found 2"),
-    "labels are not a list": ("a.jsonl", '{"text": "x", "labels": "A"}', "expected a list of labels, found 'A'"),
+    "labels are not a list": ("a.jsonl", '{"text": "x", "labels": "A"}', "expected a list of labels, each in quotes, found 'A'"),
     "unknown answer": ("a.jsonl", '{"text": "x", "label": "A", "answer": "yes"}', "not 'yes'"),
     "unknown label": ("a.jsonl", '{"text": "x", "label": "Z"}', "label 'Z' does not occur in train (train has A, B)"),
     "not UTF-8": ("a.jsonl", b'{"text": "caf\xe9", "label": "A"}', "not UTF-8"),
@@ -84,6 +91,24 @@ BAD = {
     "too many cells": ("a.csv", "x,A,B", "more cells than columns"),
     "open quote": ("a.csv", '"x,A', "malformed"),
     "empty cell": ("a.tsv", "\tA", "it has no text"),
+    "text is null": ("a.jsonl", '{"text": null, "label": "A"}', "its text is null: expected a string, in quotes"),
+    "label is null": ("a.jsonl", '{"text": "x", "label": null}', "its label is null: expected a string with words, in quotes"),
+    "label is true": ("a.jsonl", '{"text": "x", "label": true}', "its label is true: expected"),
+    "label is a float": ("a.jsonl", '{"text": "x", "label": 1.5}', "its label is 1.5: expected"),
+    "label is a list": ("a.jsonl", '{"text": "x", "label": ["A"]}', "its label is ['A']: expected"),
+    "label is blank": ("a.jsonl", '{"text": "x", "label": " "}', "its label is ' ': expected a string with words"),
+    "labels are numbers": ("a.jsonl", '{"text": "x", "labels": [1]}', "expected a list of labels, each in quotes, found [1]"),
+    "one key twice": ("a.jsonl", '{"text": "x", "label": "A", "label": "B"}', "the key 'label' occurs twice"),
+    "NUL in JSON": ("a.jsonl", '{"text": "x\\u0000", "label": "A"}', "it has a NUL character"),
+    "NUL in CSV": ("a.csv", "x\0y,A", "it has a NUL character"),
+    "NUL in a label": ("a.tsv", "x\tA\0", "it has a NUL character"),
+    "half a surrogate pair in a label": ("a.jsonl", '{"text": "x", "label": "\\udfff"}', "not UTF-8"),
+    "UTF-16 in UTF-8": ("a.csv", "x,A".encode("utf-16-le"), "it has a NUL character"),
+    "the header again": ("a.csv", "\ufefftext,label", "it is the header again"),
+    "BOM in JSON": ("a.jsonl", '\ufeff{"text": "x", "label": "A"}', "not JSON (Unexpected UTF-8 BOM"),
+    "a long list": ("a.jsonl", json.dumps({"text": list(range(10**5)), "label": "A"}), "its text is [0, 1, 2, 3, 4, 5, ...]: expected"),
+    "many keys": ("a.jsonl", json.dumps({str(i): i for i in range(10**4)}), "'9', and 9990 more"),
+    "escape codes": ("a.jsonl", '{"text": "x", "label": "\\u001b[31mred\\r\\n!"}', r"label '\x1b[31mred\r\n!' does not occur in train"),
 }  # fmt: skip
 
 
@@ -102,7 +127,7 @@ def test_a_bad_row_raises_or_is_skipped_and_counted(tmp_path, name, row, reason)
     assert "data.on_bad_row: skip" in str(caught.value)
     usable, tally = rows(path, on_bad_row="skip", allowed_labels={"A", "B"})
     assert [row.text for row in usable] == ["y"]
-    assert len(tally.skipped) == 1 and tally.skipped[0].startswith(f"{path}:3: ") and reason in tally.skipped[0]
+    assert tally.skipped == 1 and tally.reasons[0].startswith(f"{path}:3: ") and reason in tally.reasons[0]
 
 
 def test_csv_line_numbers_include_line_breaks_in_quotes(tmp_path):
@@ -204,3 +229,227 @@ def test_labels_that_differ_in_white_space_around_them_are_one(tmp_path):
     assert [row.labels for row in usable] == [{"A": True}] * 3
     with pytest.raises(Problem, match="expected a list of labels"):
         rows(write(tmp_path, "b.jsonl", '{"text": "x", "labels": [" "]}'))
+
+
+def test_a_csv_quote_that_is_never_closed_costs_one_row(tmp_path):
+    path = write(tmp_path, "a.csv", 'text,label\n"x,A\ny,B\n\nz,A\n"two\nlines",B\n')
+    usable, tally = rows(path, on_bad_row="skip")
+    assert [(row.text, row.line) for row in usable] == [("y", 3), ("z", 5), ("two\nlines", 6)]
+    assert (tally.skipped, tally.blank) == (1, 1) and tally.reasons[0].startswith(f"{path}:2: malformed (")
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_every_end_of_a_line(tmp_path, end):
+    content = {
+        "a.jsonl": ['{"text": "x", "label": "A"}', "", '{"text": "y", "label": "B"}'],
+        "a.csv": ["text,label", "x,A", "", "y,B"],
+        "a.tsv": ["text\tlabel", "x\tA", "", "y\tB"],
+    }
+    for name, lines in content.items():
+        usable, tally = rows(write(tmp_path, name, end.join(lines)))
+        assert [(row.text, *row.labels) for row in usable] == [("x", "A"), ("y", "B")] and tally.blank == 1
+
+
+LABELS = ["a, b", 'say "so"', "a/b\\c", "two\nlines", "👍🏽", "l" * 300, "\x1b[31mred\r\n!", "1", "null", "'"]
+
+
+def test_any_text_may_be_a_label(tmp_path):
+    lines = [json.dumps({"text": "x", "label": label}) for label in LABELS]
+    assert [[*row.labels] for row in rows(write(tmp_path, "a.jsonl", "\n".join(lines)))[0]] == [[one] for one in LABELS]
+    with (tmp_path / "a.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("text", "label"), *(("x", label) for label in LABELS)])
+    assert [[*row.labels] for row in rows(tmp_path / "a.csv")[0]] == [[one] for one in LABELS]
+
+
+def test_every_skipped_row_is_logged_but_few_are_kept(tmp_path):
+    path = write(tmp_path, "a.jsonl", "{\n" * 250)
+    tally = Tally(log=tmp_path / "skipped.txt")
+    assert list(read(path, exclusive=True, on_bad_row="skip", tally=tally)) == []
+    logged = tally.log.read_text().splitlines()
+    assert [line.split(" ")[0] for line in logged] == [f"{path}:{i + 1}:" for i in range(250)]
+    assert tally.skipped == 250 and tally.reasons == logged[:100]
+
+
+def test_a_message_names_few_of_thousands_of_labels(tmp_path):
+    path = write(tmp_path, "a.jsonl", '{"text": "x", "label": "Z"}')
+    with pytest.raises(Problem, match=r"train has 1000, 1001, .*, 1009, and 4990 more\)") as caught:
+        rows(path, allowed_labels={str(i) for i in range(1000, 6000)})
+    assert len(str(caught.value)) < 400
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "a.jsonl").symlink_to("/proc/self/mem")
+    with pytest.raises(Problem, match=r"a\.jsonl: cannot be read \("):
+        rows(tmp_path / "a.jsonl")
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.tsv"])
+def test_a_line_without_end_is_refused_unread(tmp_path, name, monkeypatch):
+    monkeypatch.setattr(module, "LONGEST_RECORD", 1000)
+    monkeypatch.setattr(module, "LONGEST_TEXT", 100)
+    separator = {"a.csv": ",", "a.tsv": "\t"}.get(name)
+    row = (
+        (lambda text: text + separator + "A") if separator else (lambda text: json.dumps({"text": text, "label": "A"}))
+    )
+    lines = [row("x"), row("y" * 5000), row("z" * 101), row("1"), row("w" * 100)]
+    path = write(tmp_path, name, "\n".join([f"text{separator}label", *lines] if separator else lines))
+    usable, tally = rows(path, on_bad_row="skip")
+    assert [row.text for row in usable] == ["x", "1", "w" * 100] and tally.skipped == 2
+    assert (
+        "longer than" in tally.reasons[0]
+        and ("field larger" if separator else "its text has 101 char") in tally.reasons[1]
+    )
+
+
+# What a row must have, a row may have, and no row should have.
+PARTS = st.sampled_from([
+    "text", "label", "labels", "accept", "answer", "A", "B", "reject", "ignore", "x y", "", " ", "|", "A|B", "\0", "\ufeff",
+    "\x1b[31m", "\u2028", "\x85", "\x0b", "👍", "\ud800", "'", '"', '""', ",", "\t", "\\", "\n", "\r", "\r\n", "é", "9" * 20,
+])  # fmt: skip
+TEXT = st.lists(PARTS, max_size=4).map("".join)
+VALUE = st.recursive(
+    TEXT | st.none() | st.booleans() | st.integers() | st.floats(),
+    lambda inner: st.lists(inner, max_size=3),
+    max_leaves=4,
+)
+RECORD = st.dictionaries(
+    st.sampled_from(["text", "label", "labels", "accept", "answer", "Text", "meta"]), VALUE, max_size=4
+)
+GOOD = st.fixed_dictionaries({"text": st.sampled_from(["x", "é y"]), "label": st.sampled_from(["A", "B"])})
+JSON = (RECORD | GOOD).map(lambda record: json.dumps(record, ensure_ascii=len(record) % 2 == 0))
+END = st.sampled_from(["\n", "\r\n", "\r", "\n\n", " \n"])
+
+
+@st.composite
+def contents(draw, name):
+    """A file made of good rows, odd rows and plain noise, then perhaps with bytes changed."""
+    if name == "a.jsonl":
+        line = JSON | JSON | TEXT
+        start = ""
+    else:
+        separator = "," if name == "a.csv" else "\t"
+        quoted = TEXT.map(lambda text: '"' + text.replace('"', '""') + '"')
+        line = st.lists(TEXT | quoted | st.sampled_from(["x", "A"]), min_size=1, max_size=3).map(separator.join)
+        start = draw(st.sampled_from(["text,label", "label,text,answer", "text,labels"])).replace(",", separator) + "\n"
+    parts = draw(st.lists(st.tuples(line, END), max_size=6))
+    content = (draw(st.sampled_from(["", "\ufeff"])) + start + "".join(a + b for a, b in parts)).encode(
+        "utf-8", "surrogatepass"
+    )
+    content = bytearray(content)
+    for kind, at, byte in draw(
+        st.lists(st.tuples(st.integers(0, 3), st.integers(0, 500), st.integers(0, 255)), max_size=2)
+    ):
+        at = at % (len(content) + 1)
+        content[at : at + (kind < 2)] = [] if kind == 0 else bytes([byte]) * kind
+    return bytes(content)
+
+
+def expected_starts(name, content):
+    """The number of the line that each row begins in, found with the csv module alone."""
+    text = content.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
+    lines = list(io.StringIO(text, newline=""))
+    if name == "a.jsonl":
+        return list(range(1, len(lines) + 1))
+    kind = {"a.csv": {"delimiter": ","}, "a.tsv": {"delimiter": "\t", "quoting": csv.QUOTE_NONE}}[name]
+    starts, at, has_header = [], 0, False
+    while at < len(lines):
+        reader = csv.reader(iter(lines[at:]), strict=True, **kind)
+        try:
+            cells, taken = next(reader), reader.line_num
+        except csv.Error:
+            cells, taken = ["?"], 1
+        if has_header or not cells:
+            starts.append(at + 1)
+        has_header |= bool(cells)
+        at += taken
+    return starts
+
+
+@soak.fuzz("rows", short=150, many=40_000)
+@given(st.data(), st.sampled_from(["a.jsonl", "a.csv", "a.tsv"]), st.booleans(), st.booleans())
+def test_no_row_is_lost_whatever_a_file_has(tmp_path, data, name, exclusive, limited):
+    content = data.draw(contents(name))
+    path = write(tmp_path, name, content)
+    allowed = {"A", "B"} if limited else None
+    log = tmp_path / "log"
+    log.unlink(missing_ok=True)
+    tally = Tally(log=log)
+    try:
+        usable = list(read(path, exclusive=exclusive, on_bad_row="skip", tally=tally, allowed_labels=allowed))
+    except Problem as problem:  # about the file as a whole
+        assert str(problem).startswith(f"{path}:") and str(problem).isprintable() and len(str(problem)) < 1000
+        return
+    starts = expected_starts(name, content)
+    assert len(usable) + tally.skipped + tally.rejected + tally.blank == len(starts)
+    reasons = log.read_text("utf-8").splitlines() if log.exists() else []
+    bad = [int(re.match(re.escape(str(path)) + r":(\d+): ", reason)[1]) for reason in reasons]
+    assert len(bad) == tally.skipped and all(reason.isprintable() and len(reason) < 2000 for reason in reasons)
+    named = bad + [row.line for row in usable]
+    assert len(set(named)) == len(named) and set(named) <= set(starts)
+    for row in usable:
+        assert row.text.strip() and "\0" not in row.text and row.text.encode() and row.where == f"{path}:{row.line}"
+        assert (not exclusive or sum(row.labels.values()) == 1) and (not limited or row.labels.keys() <= allowed)
+    if bad:
+        with pytest.raises(Problem) as caught:
+            rows(path, exclusive, "fail", allowed)
+        assert str(caught.value).startswith(f"{path}:{bad[0]}: ") and str(caught.value).isprintable()
+    else:
+        assert [row.line for row in rows(path, exclusive, "fail", allowed)[0]] == [row.line for row in usable]
+
+
+@soak.fuzz("rows", short=60, many=25_000)
+@given(st.lists(GOOD, min_size=1, max_size=5), st.lists(RECORD, max_size=3), st.randoms(use_true_random=False))
+def test_good_rows_are_used_whatever_is_between_them(tmp_path, good, odd, random):
+    records = [(record, True) for record in good] + [(record, False) for record in odd]
+    random.shuffle(records)
+    assume(all(isinstance(record, dict) for record, _ in records))
+    path = write(tmp_path, "a.jsonl", "\n".join(json.dumps(record) for record, _ in records))
+    usable, _ = rows(path, on_bad_row="skip")
+    expected = {i: record for i, (record, is_good) in enumerate(records, 1) if is_good}
+    found = {row.line: {"text": row.text, "label": next(iter(row.labels))} for row in usable}
+    assert expected.items() <= found.items()
+
+
+BIG = {  # lines of a file, how often they stand in it in `make test` and in the long run, and megabytes that may be used
+    "1 GB of rows": (('{"text": "%0180d", "label": "A"}\n',), 2_000, 5_000_000, 400),
+    "a row of 100 MB": (('{"label": "A", "text": "', "word " * 200_000, '"}'), 1, 100, 700),
+    "a line of 1 GB": (('{"label": "A", "text": "', "word " * 200_000, '"}'), 1, 1000, 700),
+    "10 million empty rows": (("\n",), 2_000, 10_000_000, 100),
+}
+MEASURED = """
+import re, sys
+from pathlib import Path
+from workflow.corpus.repeats import Texts
+from workflow.corpus.rows import Tally, read
+tally = Tally()
+used = sum(1 for _ in Texts().noting(read(Path(sys.argv[1]), exclusive=True, on_bad_row="skip", tally=tally)))
+[peak] = re.findall(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())
+print(used, tally.skipped, tally.blank, int(peak) // 1024)
+"""
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("kind", BIG)
+def test_memory_does_not_grow_with_a_file(tmp_path, kind):
+    """Except for 32 bytes for each row, which find repeated texts."""
+    parts, short, many, limit = BIG[kind]
+    times = soak.cases(short, many)
+    path = tmp_path / "a.jsonl"
+    with path.open("w") as file:
+        if len(parts) == 1:
+            file.writelines(parts[0] % i if "%" in parts[0] else parts[0] for i in range(times))
+        else:
+            file.write(parts[0])
+            file.writelines(parts[1] for _ in range(times))
+            file.write(parts[2])
+    command = [sys.executable, "-c", MEASURED, str(path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    path.unlink()
+    used, skipped, blank, megabytes = map(int, done.stdout.split())
+    if kind == "1 GB of rows":
+        assert (used, skipped, blank) == (times, 0, 0)
+    elif kind == "10 million empty rows":
+        assert (used, skipped, blank) == (0, 0, times)
+    else:
+        assert (used, skipped) == ((0, 1) if soak.long else (1, 0))
+    assert megabytes < limit

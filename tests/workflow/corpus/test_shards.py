@@ -1,12 +1,17 @@
 import numpy as np
 import pytest
 import spacy
+from hypothesis import given
+from hypothesis import strategies as st
 from spacy.attrs import NORM, ORTH, SENT_START
 from spacy.tokens import Doc, DocBin, Span
 from spacy.vocab import Vocab
 
 from rootstock.pieces.pieces import Pieces
+from tests import soak
 from workflow.corpus import shards
+from workflow.engine.errors import Problem
+from workflow.files import write_json
 
 TEXTS = ["One sentence. And another.", "", "Café 👍"]
 
@@ -99,3 +104,59 @@ def test_docbin_writes_shards_if_its_format_has_changed(tiny, tmp_path, monkeypa
 def test_the_installed_docbin_reads_shards():
     shards._docbin_reads_shards.cache_clear()
     assert shards._docbin_reads_shards()
+
+
+@pytest.fixture(scope="module")
+def shard(tiny, tmp_path_factory):
+    """The bytes of a shard, and its documents."""
+    _, docs = annotated(tiny)
+    folder = tmp_path_factory.mktemp("shard")
+    shards.write(iter(docs), folder, 10)
+    return (folder / "00000.spacy").read_bytes(), bytes_of(docs)
+
+
+def damaged(data, changes):
+    """Bytes that are flipped, cut off, swapped, overwritten or doubled."""
+    content = bytearray(data)
+    for kind, one, other in changes:
+        i, j = one % max(1, len(content)), other % max(1, len(content))
+        if not content or kind == "cut":
+            content = content[:i]
+        elif kind == "flip":
+            content[i] ^= 1 << other % 8
+        elif kind == "swap":
+            content[i], content[j] = content[j], content[i]
+        elif kind == "zeros":
+            content[i : i + 64] = bytes(len(content[i : i + 64]))
+        else:
+            content[i:i] = content[j : j + 64]
+    return bytes(content)
+
+
+CHANGES = st.lists(
+    st.tuples(
+        st.sampled_from(["flip", "cut", "swap", "zeros", "double"]), st.integers(0, 2**16), st.integers(0, 2**16)
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+@soak.fuzz("shards", many=8000)
+@given(CHANGES)
+def test_a_damaged_shard_is_named_and_never_used(tmp_path, shard, changes):
+    data, expected = shard
+    path = tmp_path / "00000.spacy"
+    path.write_bytes(damaged(data, changes))
+    try:
+        docs = list(shards.read([path], Vocab()))
+    except Problem as problem:
+        assert str(problem).startswith(f"{path}: damaged, or ") and "\n" not in str(problem)
+    else:  # a change that changes nothing, such as bytes after the end
+        assert bytes_of(docs) == expected
+
+
+def test_a_report_is_read_exactly(tmp_path):
+    facts = {str(i): round(i / 9973, 4) for i in range(10_000)}
+    write_json(tmp_path / shards.REPORT, facts)
+    assert shards.report(tmp_path) == facts

@@ -1,14 +1,19 @@
 """workflow.engine.dag reads dvc.yaml as DVC does."""
 
+import json
 import re
 import subprocess
 
 import pytest
 from dvc.repo import Repo
+from hypothesis import given
+from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
+from tests import soak
 from tests.workflow.project import Project
 from workflow.engine import dag, params
+from workflow.engine.errors import Problem
 
 TEMPLATES = """
 stages:
@@ -116,3 +121,47 @@ def test_dvc_uses_the_c_parser_for_yaml():
     from _ruamel_yaml import CParser
 
     assert YAML(typ="safe").Parser is CParser  # the one that DVC uses
+
+
+PARAMS = "seed: 0\nthreads: 2\ndata: {folder: data/x}\nsweep: {base: {}}\nnumbers: [1, 2]\n"
+INSIDE = st.sampled_from(["threads", "sweep", "data", "folder", "item", "key", "numbers", "seed", "x"])
+INSIDE |= st.sampled_from(
+    [".", "[0]", "[9]", "[x]", "[-1]", "[", "]", " ", "", "{", "}", "$", "\\", "-", "\x1b", "é", "\n", "'"]
+)
+REFERENCES = st.lists(INSIDE, max_size=4).map(lambda parts: "${" + "".join(parts) + "}")
+REFERENCES |= st.sampled_from(
+    ["${", "$", "}", "\\${threads}", "$${threads}", "${${threads}}", "${threads", "${data.folder}/x"]
+)
+TEXTS = st.lists(REFERENCES | st.sampled_from(["data/", " ", "a"]), max_size=3).map("".join)
+ANY = st.recursive(
+    TEXTS | st.none() | st.integers() | st.booleans(),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(TEXTS, inner, max_size=2),
+    max_leaves=4,
+)
+KEYS = st.sampled_from(["cmd", "deps", "outs", "params", "foreach", "do", "matrix", "meta", "desc"])
+
+
+@soak.fuzz("references in dvc.yaml", many=5000)
+@given(
+    st.dictionaries(st.sampled_from(["one", "two"]), st.dictionaries(KEYS, ANY, max_size=4) | ANY, max_size=2),
+    st.none() | TEXTS,
+)
+def test_references_are_resolved_or_named(tmp_path, stages, text):
+    (tmp_path / "params.yaml").write_text(PARAMS)
+    if text is not None:
+        stages = {**stages, "three": {"cmd": f"echo {text}"}}
+    (tmp_path / "dvc.yaml").write_text(json.dumps({"stages": stages}), "utf-8")
+    try:
+        loaded = dag.load(tmp_path)
+    except Problem as problem:
+        assert str(problem).startswith("dvc.yaml: ") and str(problem).isprintable() and len(str(problem)) < 1000
+    else:
+        assert all(name.partition("@")[0] in stages for name in loaded)
+
+
+@pytest.mark.parametrize("key", ["nothing", "finetune.nothing", "seed.nothing", "numbers[7]", "numbers[x]"])
+def test_a_reference_to_nothing_is_named(tmp_path, key):
+    (tmp_path / "params.yaml").write_text("seed: 1\nfinetune: {}\nnumbers: [1]\n")
+    (tmp_path / "dvc.yaml").write_text(f"stages: {{a: {{cmd: 'echo ${{{key}}}'}}}}")
+    with pytest.raises(Problem, match=re.escape(f"dvc.yaml: params.yaml has no {key}")):
+        dag.load(tmp_path)

@@ -2,7 +2,10 @@ import shutil
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
+from tests import soak
 from tests.conftest import ROOT
 from tests.workflow.project import Project
 from workflow.engine.errors import Problem
@@ -178,3 +181,111 @@ def test_two_wheels_have_two_names(project):
     write(project, {"package_weights.name": "sample_sentiment"})
     with pytest.raises(SystemExit, match=r"package\.name and package_weights\.name are both 'sample_sentiment'"):
         check()
+
+
+ODD = [
+    "seed: 2024-02-31", "seed: !!int ''", "seed: !!float x", "seed: !!bool x", "seed: !!binary '*'", "seed: !!set {a}",
+    "seed: !!timestamp x", "seed: !!python/object/apply:os.system [ls]", "seed: !!omap 3", "seed: =", "seed: 1:99:3",
+    "seed: &a [*a]", "<<: {seed: 1}", "<<: 3", "? [1]\n: 2", "? {a: 1}\n: 2", '"a\\e[31m\\nb": 1', '"\\ud800": 1',
+    "seed: 99999999999999999999", "seed: " + "9" * 5000, "seed: 0x" + "f" * 5000, "seed: -1", "seed: .nan", "seed: .inf",
+    "a: 1\n---\nb: 2", "%YAML 9.9\n---\na: 1", "a: \0", "a:\n\t- b", "- a", "a", "", "a: " + "[" * 50 + "]" * 50,
+    "".join(" " * i + "a:\n" for i in range(100)), "a: " + "[" * 100_000, "a: " + "- " * 30_000,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("line", ODD, ids=lambda line: ascii(line[:30]))
+@pytest.mark.parametrize("alone", [True, False])
+def test_odd_yaml_is_refused_with_one_line(tmp_path, line, alone):
+    rest = "" if alone else (ROOT / "params.yaml").read_text().replace("seed: 0", "")
+    refused(tmp_path, f"{line}\n{rest}".encode())
+
+
+def refused(folder, content):
+    """Whether this params.yaml is refused, as it must be: with one line that can be printed, is short, and names the file."""
+    path = folder / "params.yaml"
+    path.write_bytes(content)
+    try:
+        load(path)
+    except Problem as problem:
+        assert str(problem).startswith(str(path)) and str(problem).isprintable() and len(str(problem)) < 12_000
+        return True
+    return False
+
+
+def test_aliases_that_multiply_are_refused_at_once(tmp_path):
+    bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n"
+    bomb += "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 15))
+    text = (ROOT / "params.yaml").read_text()
+    assert refused(tmp_path, (bomb + text).encode())
+    assert refused(tmp_path, (bomb + text.replace("seed: 0", "seed: *a14")).encode())
+    assert refused(tmp_path, (bomb + text.replace("  base: {}", "  base: {seed: *a14}")).encode())
+
+
+@pytest.mark.parametrize("value", ["~nobody/data", "a\0b", "x" * 5000, "\x1b[31m"])
+@pytest.mark.parametrize("key", ["data.folder", "weights.source"])
+def test_a_name_that_no_folder_can_have(project, key, value):
+    write(project, {key: value if key == "data.folder" else f"path:{value}"})
+    try:
+        check()
+    except SystemExit as stop:
+        assert str(stop.code).startswith(f"error: params.yaml: {key} is ") and str(stop.code).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("threads", 2**31), ("seed", 2**40), ("sentencize.shard_docs", 10**30), ("finetune.learning_rate", float("inf"))],
+)
+def test_numbers_that_are_too_large(tmp_path, key, value):
+    with pytest.raises(Problem, match=rf"{key} is .*: input should be (less than 2147483648|a finite number)"):
+        load(write(tmp_path, {key: value}))
+
+
+SCALARS = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.dates() | st.binary(max_size=3)
+)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3) | st.integers(), inner, max_size=3),
+    max_leaves=5,
+)
+LINES = (ROOT / "params.yaml").read_text().splitlines()
+PIECES = st.sampled_from([
+    "&a ", "*a", "<<: *a", "!!int ", "!!set ", "!!python/name:os.system ", "[", "{", "]", "}", ": ", "- ", "? ", "| ", "> ",
+    "'", '"', "#", "%", "@", "\t", "\n", "---", "...", "1e400", ".nan", "-.inf", "0x1F", "0o7", "2024-01-01", "~", "yes",
+    "\0", "\x85", "\u2028", "\ufeff", "👍", "9" * 30, '"\\e[31m"', '"\\ud800"', "!", "`", "${threads}",
+])  # fmt: skip
+
+
+@soak.fuzz("params.yaml", short=25, many=4000)
+@given(st.lists(st.tuples(st.integers(0, len(LINES) - 1), VALUES | st.just(...)), min_size=1, max_size=3))
+def test_keys_that_are_removed_or_have_any_value(tmp_path, changes):
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    leaves = [(section, key) for section, value in params.items() if isinstance(value, dict) for key in value]
+    leaves += [(key,) for key in params]
+    for i, value in changes:
+        *sections, name = leaves[i % len(leaves)]
+        mapping = params
+        for section in sections:
+            mapping = mapping[section] if isinstance(mapping, dict) and section in mapping else {}
+        if not isinstance(mapping, dict):
+            continue
+        mapping.pop(name, None)
+        if value is not ...:
+            mapping[name] = value
+    refused(tmp_path, yaml.safe_dump(params, allow_unicode=True).encode("utf-8", "surrogatepass"))
+
+
+@soak.fuzz("params.yaml", short=60, many=6000)
+@given(
+    st.lists(st.tuples(st.integers(0, len(LINES) - 1), st.integers(0, 60), PIECES | st.none()), min_size=1, max_size=4),
+    st.none() | st.tuples(st.integers(0, 6000), st.integers(0, 255)),
+)
+def test_any_text_in_params_yaml(tmp_path, changes, byte):
+    lines = LINES.copy()
+    for number, column, piece in changes:
+        line = lines[number]
+        lines[number] = line * 2 if piece is None else line[:column] + piece + line[column:]
+    content = bytearray("\n".join(lines).encode())
+    if byte:
+        content[byte[0] % len(content)] = byte[1]
+    refused(tmp_path, bytes(content))

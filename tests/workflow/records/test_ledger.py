@@ -1,6 +1,7 @@
 """What the ledger records after a part of the DAG, and which scores it takes for comparable."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -62,6 +63,39 @@ def test_after_the_whole_dag_nothing_is_missing(recorded, capsys):
     output, errors = capsys.readouterr()
     assert recorded == ["base", "hot"] and errors == ""
     assert "\nhot (best on dev)\n" in output and 'spacy.load("en_package")' in output and "(no head:" in output
+
+
+def test_every_attempt_counts_once(recorded, capsys):
+    """Attempts that failed, were killed, or run now leave a record, too. Each has the energy of one attempt."""
+    [receipt] = [receipt for stage, receipt in costs.receipts().items() if stage == "finetune@base"]
+    start = {**receipt, **dict.fromkeys(("kwh", "kwh_low", "kwh_high", "seconds"), 0.0), "method": "not measured"}
+    del start["outs"]
+    attempts = {
+        "killed at once": {**start, "failed": True},
+        "killed": {**start, **FIGURES, "kwh": 3e-3, "kwh_high": 3e-3, "failed": True},
+        "stopped": {**receipt, "kwh": 2e-3, "failed": True},
+        receipt["run_id"]: receipt,  # the one that succeeded
+    }
+    for run_id, record in attempts.items():
+        Path("data/ledger/spent").mkdir(parents=True, exist_ok=True)
+        write_json(Path(f"data/ledger/spent/{run_id}.json"), {**record, "run_id": run_id})
+    finished = receipt | {"kwh": 6e-3, "seconds": 6.0}  # the receipt has the sum of all
+    write_json(Path("data/receipts/finetune@base.json"), finished)
+    for _ in range(2):
+        ledger.main()
+        output = capsys.readouterr().out
+        assert re.search(r"spent here +6\.0 +6\.000 +1\.500 to 7\.000 +in 4 stage runs\n", output)
+        assert "\n                   attempts that did not finish: 3, 5.000 Wh\n" in output
+        assert re.search(r"finetune@base +6\.0 +6\.000 .* RAPL\n", output), "computed here"
+        others = len(dag.load()) - 1
+        assert f"by reusing {others} results" in output
+
+
+def test_a_receipt_of_others_steers_no_terminal(recorded, capsys):
+    path = Path("data/receipts/encode.json")
+    write_json(path, json.loads(path.read_text()) | {"method": "\x1b[2JRAPL\r\n"})
+    ledger.main()
+    assert "  \\x1b[2JRAPL\\r\\n, reused\n" in capsys.readouterr().out
 
 
 PARTS = {

@@ -2,46 +2,92 @@
 
 import json
 import re
+from html import escape
 from html.parser import HTMLParser
 
 import pytest
 
 from tests.conftest import ROOT
+from tests.workflow.texts import TEXTS
 from workflow.engine import dag
 from workflow.records import report
+
+TEMPLATE = report.TEMPLATE.read_text()
+KILLED = {
+    "stage": "finetune@base", "run_id": "killed", "host": "here", "started": "2026-01-01T00:00:00.000+00:00",
+    "seconds": 10.0, "kwh": 0.25, "kwh_low": 0.25, "kwh_high": 0.25, "grid_g_per_kwh": 400.0, "method": "RAPL",
+    "metering_seconds": 1.0, "failed": True,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def page(finished, tmp_path_factory) -> str:
-    """The page for a result with a text and labels among the worst errors that must be escaped."""
+    """The page for a result with TEXTS as texts and labels of the worst errors, and for a stage that was killed."""
     project = finished.copy(tmp_path_factory.mktemp("report") / "project")
     worst = project.folder / "data/evaluation/base/worst.json"
-    rows = json.loads(worst.read_text())
-    rows.insert(
-        0,
-        {
-            "row": "x:1",
-            "text": "<script>alert(1)</script> & co",
-            "gold": ["$5, <b>", "a|b"],
-            "scores": {"B": 0.9, "A": 0.1},
-        },
-    )
     worst.unlink()  # it may be a link into the cache
-    worst.write_text(json.dumps(rows))
+    scores = {"scores": {"B": 0.9, "A": 0.1}}
+    rows = [{"row": f"{text}:1", "text": text, "gold": [text, "b"], "scores": {text: 0.9, "A": 0.1}} for text in TEXTS]
+    worst.write_text(json.dumps([*rows, {"row": "x:1", "text": "<p>", "gold": ["$5, <b>", "a|b"], **scores}]))
+    project.set(**{"package.description": TEXTS[1], "data.folder": "data/<few>"})
+    (project.folder / "data/few").rename(project.folder / "data/<few>")
+    for receipt in (project.folder / "data/receipts").glob("*.json"):  # as if computed with these settings
+        content = json.loads(receipt.read_text())
+        content["params"]["package"]["description"], content["params"]["data"]["folder"] = TEXTS[1], "data/<few>"
+        content["host"] = "<b>host"
+        if "data/few" in content["deps"]:
+            content["deps"]["data/<few>"] = content["deps"].pop("data/few")
+        receipt.unlink()
+        receipt.write_text(json.dumps(content))
+    (project.folder / "data/ledger/spent/killed.json").write_text(json.dumps(KILLED))
     project.module("records.ledger")
     assert "report  data/report.html" in project.module("records.report").stdout
     return (project.folder / "data/report.html").read_text()
 
 
 class Parser(HTMLParser):
+    """What a browser makes of the page: its elements, links, attributes, and the texts of table cells."""
+
     def __init__(self) -> None:
         super().__init__()
         self.links: list[str] = []
         self.tags: list[str] = []
+        self.attributes: set[str] = set()
+        self.cells: list[str] = []
+        self.in_cell = False
 
     def handle_starttag(self, tag, attrs):
         self.links += [value for name, value in attrs if name in ("src", "href", "xlink:href") and value]
+        self.attributes |= {name for name, _ in attrs}
         self.tags.append(tag)
+        if tag == "td":
+            self.in_cell = True
+            self.cells.append("")
+
+    def handle_endtag(self, tag):
+        self.in_cell = self.in_cell and tag != "td"
+
+    def handle_data(self, data):
+        if self.in_cell:
+            self.cells[-1] += data
+
+
+def test_nothing_from_data_becomes_html(page):
+    parser = Parser()
+    parser.feed(page)
+    assert not {"script", "iframe", "link"} & set(parser.tags) and parser.tags.count("b") == TEMPLATE.count("<b>")
+    assert not [name for name in parser.attributes if name.startswith("on")]
+    assert parser.tags.count("img") == 2, "the plots"
+    for text in (text.replace("\r\n", "\n").replace("\r", "\n") for text in TEXTS):
+        assert {text if len(text) < 280 else f"{text[:277]}...", f"{text}b", text, f"{text}:1"} <= set(parser.cells)
+    assert "this clone, <b>host" in parser.cells
+    assert f"{escape(TEXTS[1])} Weights: " in page and "Data: data/&lt;few&gt;." in page
+
+
+def test_the_page_counts_what_did_not_finish(page):
+    assert "attempts that did not finish: 1, 250.000 Wh" in page
+    [spent] = re.findall(r"spent in this clone<b>([\d.]+) Wh", page)
+    assert 250 < float(spent) < 260
 
 
 def test_the_page_loads_nothing_external(page):
@@ -68,15 +114,17 @@ def test_the_page_has_time_and_energy_of_every_stage(page):
 def test_the_page_has_scores_errors_and_alignments(page):
     for part in ("Quality against energy", "accuracy on test", "Confusion on test", "Calibration on test"):
         assert part in page
-    assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; co" in page
     assert "<td>$5, &lt;b&gt;<br>a|b</td>" in page
     assert page.count('aria-label="Alignment of a sentence"') == 3
     assert "[CLS]</text>" in page and "##" in page
 
 
+@pytest.mark.filterwarnings("error")
 def test_a_run_may_have_any_name():
     """People rename runs in MLflow."""
     energy = {"energy/wh": 1.0, "range/energy_wh_low": 0.5, "range/energy_wh_high": 2.0}
     accuracy = {"test/accuracy": 0.5, "range/test_accuracy_low": 0.4, "range/test_accuracy_high": 0.6}
-    for name in ("$1k_to_$5k", "\\frac{", "a -- b"):
-        assert report.plot_history([{"name": name, **energy, **accuracy}]).startswith("<svg")
+    svg = report.plot_history([{"name": name, **energy, **accuracy} for name in (*TEXTS, "a -- b")])
+    parser = Parser()
+    parser.feed(svg)
+    assert svg.startswith("<svg") and not {"img", "script", "b"} & set(parser.tags)

@@ -1,140 +1,20 @@
 """Results in a local MLflow store, whatever people delete, purge or change between two calls of the ledger."""
 
-import json
-import os
+import re
 import shutil
 import subprocess
 import sys
 import threading
-from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
-import spacy
 
-from tests.conftest import ROOT
-from workflow.engine import dag, params
+from tests.workflow.records.store import SETTINGS, Store
+from tests.workflow.texts import TEXTS
 from workflow.engine.errors import Problem
 from workflow.records.tracking import client, live, registry, results, view
-from workflow.records.tracking.results import COMPLETE, COMPUTED, PARENT, RESULT
-
-SETTINGS = params.load(ROOT / "params.yaml").model_dump()
-STAGES = dag.load(ROOT)
-CHAIN = dag.chain(STAGES["evaluate@base"], STAGES)
-LABELS = {"NEG": 0.25, "POS": 0.75}
-
-
-class Store:
-    """A store with MLflow's client, and one result of the DAG, which tests change."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.uri = folder, f"sqlite:///{folder}/mlflow.db"
-        self.settings = json.loads(json.dumps(SETTINGS))
-        self.f1, self.accuracy, self.rows, self.result, self.training = LABELS, 0.5, "rows", "result", "1"
-        self.live: str | None = None
-        (folder / "model").mkdir()
-        spacy.blank("en").to_disk(folder / "model/pipeline")
-        for name, curve in {"train": {"loss": 1.0}, "dev": {"dev_loss": 1.0, "dev_accuracy": 0.5}}.items():
-            (folder / f"model/{name}_curve.json").write_text(json.dumps([{"step": 1, **curve}]))
-        (folder / "evaluation").mkdir()
-        for name in ("confusion.png", "worst.json"):
-            (folder / "evaluation" / name).write_text("{}")
-
-    @property
-    def client(self) -> Any:
-        return client.connect()
-
-    def receipts(self) -> dict[str, dict[str, Any]]:
-        receipt = {
-            "started": "2026-01-01T00:00:00+00:00", "seconds": 1.0, "kwh": 1e-3, "kwh_low": 1e-3, "kwh_high": 1e-3,
-            "grid_g_per_kwh": 400.0, "method": "RAPL", "host": "here", "git_commit": "none", "params": self.settings,
-            "deps": {}, "mlflow_run": self.live, "steps": 1, "steps_planned": 1,
-        }  # fmt: skip
-        new = {"finetune@base": self.training, "evaluate@base": self.training}
-        return {
-            stage: {**receipt, "run_id": f"{stage} {new.get(stage, 1)}", "outs": {f"data/sentences/{stage}": "0" * 64}}
-            for stage in CHAIN
-        }
-
-    def record(self) -> tuple[str, bool]:
-        scores = {f"{name}{end}": self.accuracy for name in ("accuracy", "macro_f1") for end in ("", "_low", "_high")}
-        split = {**scores, "documents": 4, "log_loss": 0.5, "calibration_error": 0.1, "f1": self.f1}
-        (self.folder / "evaluation/metrics.json").write_text(json.dumps({"dev": split, "test": split}))
-        tags = {RESULT: self.result, registry.DEV_ROWS: self.rows, "data.sha256": "data"}
-        receipts = self.receipts()
-        mine = {receipt["run_id"] for receipt in receipts.values()}
-        return results.record(self.settings, tags, receipts, mine, self.folder / "model", self.folder / "evaluation")
-
-    def train(self) -> str:
-        """As the stage finetune does."""
-        with live.run(self.settings) as run:
-            run.log({"step": 1, "loss": 1.0})
-        self.live = run.run_id
-        return self.live
-
-    def experiment(self) -> Any:
-        return self.client.get_experiment_by_name(self.settings["tracking"]["experiment"])
-
-    def runs(self) -> tuple[list[Any], list[Any]]:
-        """The runs of results, and their stages'."""
-        everything = self.client.search_runs([self.experiment().experiment_id])
-        parents = [run for run in everything if PARENT not in run.data.tags]
-        return parents, [run for run in everything if PARENT in run.data.tags]
-
-    def versions(self) -> list[Any]:
-        return self.client.search_model_versions(f"name = 'en_{self.settings['package']['name']}'")
-
-    def best(self) -> str:
-        """The run of the version with the alias."""
-        return self.client.get_model_version_by_alias(f"en_{self.settings['package']['name']}", registry.ALIAS).run_id
-
-    def purge(self) -> None:
-        """As people do to what they have deleted."""
-        subprocess.run(
-            [sys.executable, "-m", "mlflow", "gc", "--backend-store-uri", self.uri, "--older-than", "0d"],
-            check=True, capture_output=True, env={**os.environ, "MLFLOW_TRACKING_URI": self.uri},
-        )  # fmt: skip
-
-    def assert_right(self, n_results: int = 1) -> str:
-        """The next call completes the record, and the one after it changes nothing. RETURNS: the result's run id."""
-        run_id, _ = self.record()
-        assert self.record() == (run_id, False)
-        parents, children = self.runs()
-        assert len(parents) == n_results and all(COMPLETE in run.data.tags for run in parents)
-        run = self.client.get_run(run_id)
-        assert run.info.status == "FINISHED" and run.info.lifecycle_stage == "active"
-        assert run.info.end_time == 1767225601000, "the end is that of the training"
-        assert run.data.metrics["test/accuracy"] == self.accuracy
-        stages = [child for child in children if child.data.tags[PARENT] == run_id]
-        assert sorted(child.info.run_name.removesuffix(" (reused)") for child in stages) == sorted(CHAIN)
-        names = {Path(file.path).name for file in self.client.list_artifacts(run_id, "evaluation")}
-        assert names == {path.name for path in (self.folder / "evaluation").iterdir()}
-        assert any(registry._has_files(version) for version in self.versions() if version.run_id == run_id)
-        assert self.best()
-        assert view.page(self.settings["tracking"]["experiment"]).endswith(
-            "viewStateShareKey=results&compareRunsMode=CHART"
-        )
-        return run_id
-
-
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory) -> Path:
-    """A new SQLite store."""
-    folder = tmp_path_factory.mktemp("empty")
-    code = f"import mlflow; mlflow.MlflowClient('sqlite:///{folder}/mlflow.db').search_experiments()"
-    subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, capture_output=True)
-    return folder / "mlflow.db"
-
-
-@pytest.fixture
-def store(empty, tmp_path, monkeypatch) -> Store:
-    for name in ("dvc.yaml", "params.yaml", "workflow"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    shutil.copyfile(empty, tmp_path / "mlflow.db")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    return Store(tmp_path)
+from workflow.records.tracking.results import COMPLETE, COMPUTED, PARENT
 
 
 def test_the_run_of_the_training_becomes_the_record(store):
@@ -324,13 +204,14 @@ def test_only_what_was_scored_on_the_same_rows_is_compared(store):
 
 
 def test_every_label_has_its_own_metric(store):
-    labels = ["C+", "C#", "👍", "👎", "a|b", "a\nb", "a", "A", "x" * 300, "x" * 299 + "y", "..", "ok"]
+    labels = [*TEXTS, "👎", "a\nb", "a", "A", "x" * 299 + "y", "ok"]
     store.f1 = {label: number / 16 for number, label in enumerate(labels)}
     metrics = store.client.get_run(store.assert_right()).data.metrics
     for split in ("dev", "test"):
         values = {name: value for name, value in metrics.items() if name.startswith(f"{split}/f1 ")}
         assert sorted(values.values()) == sorted(store.f1.values())
         assert len({name.casefold() for name in values}) == len(labels)  # MySQL does not distinguish capitals
+        assert all(re.fullmatch(r"[\w .-]+", name.removeprefix(f"{split}/f1 ")) for name in values)
     assert metrics["test/f1 ok"] == store.f1["ok"]
 
 
@@ -368,8 +249,15 @@ def test_any_error_while_logging_leaves_the_training_alone(monkeypatch, capsys, 
 def test_reasons_in_one_line():
     from mlflow.exceptions import MlflowException
 
-    errors = [MlflowException("one\ntwo"), MlflowException(""), RuntimeError(), KeyError("x"), OSError("a\nb")]
-    assert list(map(client.reason, errors)) == ["one", "MlflowException", "RuntimeError", "KeyError: 'x'", "OSError: a"]
+    errors = {
+        MlflowException("one\r\ntwo"): "one",
+        MlflowException("\x1b[2J\u202egone"): "\\x1b[2J\\u202egone",
+        MlflowException(""): "MlflowException",
+        RuntimeError(): "RuntimeError",
+        KeyError("x"): "KeyError: 'x'",
+        OSError("a\nb"): "OSError: a",
+    }
+    assert [client.reason(error) for error in errors] == list(errors.values())
 
 
 def test_a_training_that_is_stopped_while_it_logs_stops(monkeypatch):

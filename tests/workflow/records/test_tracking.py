@@ -11,12 +11,6 @@ from tests.workflow.mlflow_server import Server
 from workflow.records.tracking.results import COMPUTED, PARENT
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with Server(tmp_path_factory.mktemp("mlflow")) as server:
-        yield server
-
-
 def client(uri: str):
     from mlflow import MlflowClient
 

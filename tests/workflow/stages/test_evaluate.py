@@ -1,5 +1,6 @@
 """Labels are data: any is drawn, and two never become one."""
 
+import json
 import warnings
 
 import numpy as np
@@ -34,7 +35,7 @@ def close():
 @pytest.mark.parametrize("exclusive", [True, False])
 def test_any_label_draws(tmp_path, labels, exclusive):
     gold, predicted = np.eye(2), np.array([[0.9, 0.1], [0.6, 0.4]])
-    confusion = evaluate._confusion(gold, predicted, labels, exclusive)
+    confusion, _ = evaluate._confusion(gold, predicted, labels, exclusive)
     sides = {side for record in confusion for side in record.values()}
     assert len(sides) == (2 if exclusive else 4)
     table, error = scores.calibration(gold, predicted, exclusive)
@@ -55,7 +56,36 @@ def test_labels_that_are_drawn_as_they_are():
 
 def test_a_label_is_not_the_negation_of_another():
     gold, predicted = np.array([[1, 0], [0, 1]]), np.array([[0.9, 0.1], [0.9, 0.1]])
-    confusion = evaluate._confusion(gold, predicted, ["A", "not A"], False)
+    confusion, _ = evaluate._confusion(gold, predicted, ["A", "not A"], False)
     assert [record["actual"] for record in confusion] == ["A", "not not not A", "not not A", "not A"]
-    plain = evaluate._confusion(gold, predicted, ["A", "B"], False)
+    plain, _ = evaluate._confusion(gold, predicted, ["A", "B"], False)
     assert [record["predicted"] for record in plain] == ["A", "not B", "A", "not B"]
+
+
+@pytest.mark.parametrize("exclusive", [True, False])
+def test_thousands_of_labels_are_folded_into_those_that_are_confused(tmp_path, exclusive):
+    n_docs, n_labels = 300, 5000
+    labels = [f"label {i:04}" for i in range(n_labels - 1)] + ["other labels"]
+    gold = np.zeros((n_docs, n_labels))
+    gold[np.arange(n_docs), np.arange(n_docs)] = 1
+    predicted = np.where(gold == 1, 0.9, 0.0)
+    for doc, wrong in ((0, 7), (1, 7), (1, 7), (8, 9)):
+        predicted[doc] = np.arange(n_labels) == wrong
+    gold[1] = gold[0]
+    confusion, confused = evaluate._confusion(gold, predicted, labels, exclusive)
+    assert confused[0] == (
+        {"actual": labels[0], "predicted": labels[7], "count": 2}
+        if exclusive
+        else {"actual": labels[0], "predicted": f"not {labels[0]}", "count": 2}
+    )
+    sides = {side for record in confusion for side in record.values()}
+    assert {labels[0], labels[8]} <= sides and len(confusion) == (n_docs if exclusive else 30 * n_docs)
+    assert len(sides) <= (31 if exclusive else 60) and ("(other labels)" in sides) == exclusive
+    if exclusive:
+        table, _ = scores.calibration(gold, predicted, exclusive)
+        evaluate._plot(tmp_path, confusion, table, labels, {"accuracy": 0.5, "calibration_error": 0.1})
+        assert 1000 < (tmp_path / "confusion.png").stat().st_size < 10**6
+    row = {"row": "a:1", "text": "x", "gold": {labels[0]: 1}, "scores": dict(zip(labels, predicted[0], strict=True))}
+    (tmp_path / "test.jsonl").write_text("\n".join([json.dumps(row)] * n_docs))
+    [worst, *_] = evaluate._worst(tmp_path / "test.jsonl", gold, predicted, exclusive, 2)
+    assert len(worst["scores"]) == 30 and next(iter(worst["scores"])) == labels[7]

@@ -1,11 +1,28 @@
+import itertools
 import json
+import math
+import os
 import random
+import re
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import spacy
+import torch
+from mlflow import MlflowClient
 
+from tests.workflow.project import Project
 from workflow.corpus import shards
+from workflow.corpus.predictions import predict
+from workflow.engine import params, stop
+from workflow.engine.errors import Problem
+from workflow.files import digest
+from workflow.stages import finetune
 from workflow.stages.finetune import batches, make_optimizer
 
 
@@ -31,6 +48,174 @@ def test_an_epoch_has_the_planned_steps_and_every_document_once(tmp_path):
     for epoch in epochs:
         assert len(epoch) == 14 and sorted(int(t) for batch in epoch for t in batch) == list(range(107))
     assert epochs[0] == epochs[1] != epochs[2]
+
+
+class Killed(BaseException):
+    """Ends a training as SIGKILL does: nothing of it runs afterwards."""
+
+
+@pytest.fixture(scope="module")
+def prepared(finished, tmp_path_factory):
+    """A project with its store of MLflow, in which trainings differ from one another in their settings only."""
+    return finished.copy(tmp_path_factory.mktemp("training") / "project", keep_runs=True)
+
+
+@pytest.fixture
+def fine_tune(prepared, monkeypatch):
+    """A function that fine-tunes in this process: settings of `finetune`, and where the results go."""
+    monkeypatch.chdir(prepared.folder)
+    monkeypatch.setattr(stop, "_asked", None)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    threads = torch.get_num_threads()
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+    def run(out: Path, *, minutes: float = 1e-9, **settings) -> dict[str, bytes]:
+        values = params.load()
+        values = values.model_copy(
+            update={
+                "finetune": values.finetune.model_copy(update={"epochs": 3, "shuffle_buffer": 20, **settings}),
+                "checkpoints": values.checkpoints.model_copy(update={"minutes": minutes}),
+            }
+        )
+        names = ("weights", "features", "wordpieces/train", "wordpieces/dev")
+        outputs = {"model": out / "base", "checkpoint": out / "checkpoint"}
+        shutil.rmtree(outputs["model"], ignore_errors=True)  # as the engine does
+        outputs["model"].mkdir(parents=True)
+        run.facts = finetune.run(values, {name: Path("data") / name for name in names}, outputs)
+        return {str(p.relative_to(out / "base")): p.read_bytes() for p in (out / "base").rglob("*") if p.is_file()}
+
+    yield run
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(False)
+
+
+def kill_at(step: int, monkeypatch) -> None:
+    """End the training in the middle of a step."""
+    update, calls = finetune.distributed.update, itertools.count(1)
+
+    def dying(*args, **kwargs):
+        if next(calls) == step:
+            raise Killed
+        return update(*args, **kwargs)
+
+    monkeypatch.setattr(finetune.distributed, "update", dying)
+
+
+@pytest.mark.parametrize(
+    "settings, step",
+    [({}, 5), ({"precision": "bf16"}, 4), ({"trainable": False}, 6), ({"grad_clip": 0.0, "warmup": 0.5}, 2)],
+    ids=["in an epoch", "bf16, after an epoch", "frozen", "before a pipeline is saved"],
+)
+def test_a_killed_training_continues_to_the_same_bytes(fine_tune, tmp_path, monkeypatch, capsys, settings, step):
+    expected = fine_tune(tmp_path / "undisturbed", minutes=10, **settings)
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        kill_at(step, patched)
+        fine_tune(tmp_path / "killed", **settings)
+    capsys.readouterr()
+    assert fine_tune(tmp_path / "killed", minutes=10, **settings) == expected
+    assert f"continuing after step {step - 1}" in capsys.readouterr().out
+
+
+def test_a_signal_while_dev_is_scored_stops_at_a_checkpoint(fine_tune, tmp_path, monkeypatch):
+    expected = fine_tune(tmp_path / "undisturbed", minutes=10)
+
+    def interrupted(*args):
+        for number, prediction in enumerate(predict(*args)):
+            if number == 5:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield prediction
+
+    with monkeypatch.context() as patched, pytest.raises(stop.Stopped, match="after 3 of 9 steps"):
+        patched.setattr(finetune, "predict", interrupted)
+        fine_tune(tmp_path / "stopped", minutes=10)
+    monkeypatch.setattr(stop, "_asked", None)
+    assert fine_tune(tmp_path / "stopped", minutes=10) == expected
+
+
+def test_a_run_in_mlflow_continues_with_its_training(fine_tune, tmp_path, monkeypatch):
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        kill_at(5, patched)
+        fine_tune(tmp_path)
+    fine_tune(tmp_path, minutes=10)
+    client = MlflowClient("sqlite:///mlflow.db")
+    run = client.get_run(fine_tune.facts["mlflow_run"])
+    steps = {
+        name: [m.step for m in client.get_metric_history(run.info.run_id, f"train/{name}")]
+        for name in ("loss", "dev_loss")
+    }
+    assert run.info.status == "FINISHED" and steps == {"loss": list(range(1, 10)), "dev_loss": [3, 6, 9]}
+
+
+def diverge_at(step: int, monkeypatch) -> None:
+    """Make a weight infinite before a step, so that its loss is NaN."""
+    update, calls = finetune.distributed.update, itertools.count(1)
+
+    def poisoned(nlp, *args, **kwargs):
+        if next(calls) == step:
+            next(nlp.get_pipe("trf_tok2vec").transformer.parameters()).data.fill_(math.inf)
+        return update(nlp, *args, **kwargs)
+
+    monkeypatch.setattr(finetune.distributed, "update", poisoned)
+
+
+def test_a_training_whose_loss_is_nan_fails_and_names_the_step_and_the_rows(fine_tune, tmp_path, monkeypatch):
+    diverge_at(5, monkeypatch)
+    with pytest.raises(Problem) as problem:
+        fine_tune(tmp_path)
+    assert re.match(
+        r"step 5 of 9: the loss of data/few/train.jsonl:\d+, .* and 13 more rows became nan\. ", str(problem.value)
+    )
+    best = Path(str(problem.value).rpartition(": ")[2])
+    assert best == tmp_path / "checkpoint" / "best-3" and spacy.load(best)("Good.").cats
+
+
+def test_a_training_whose_loss_is_nan_may_end_with_the_best_model_so_far(fine_tune, tmp_path, monkeypatch):
+    expected = fine_tune(tmp_path / "one", minutes=10, epochs=1, warmup=0.0)
+    diverge_at(5, monkeypatch)
+    found = fine_tune(tmp_path / "diverged", on_divergence="best", warmup=0.0)
+    assert re.match(r"the loss of data/few/train.jsonl:\d+, .* became nan", fine_tune.facts["ended_early"])
+    assert fine_tune.facts["steps"] == 5 and fine_tune.facts["steps_planned"] == 9
+    assert found.keys() == expected.keys()
+
+
+def test_a_training_that_diverges_in_its_first_epoch_has_no_model(fine_tune, tmp_path, monkeypatch):
+    diverge_at(2, monkeypatch)
+    with pytest.raises(Problem, match="no epoch has ended, so there is no model"):
+        fine_tune(tmp_path, on_divergence="best")
+
+
+def interrupted(project: Project, number: int) -> int:
+    """Run fine-tuning, and send a signal after the first checkpoint. RETURNS: its exit status."""
+    stage = subprocess.Popen(
+        ["python", "-m", "workflow.stages.finetune", "base"],
+        cwd=project.folder, env=project.environment(), stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    checkpoints, lock = project.folder / "data/checkpoints/finetune@base", project.folder / "data/running/finetune@base"
+    while not any(checkpoints.glob("*/step-*")):
+        assert stage.poll() is None
+        time.sleep(0.02)
+    os.kill(int(lock.read_text().split()[1]), number)
+    begin = time.monotonic()
+    project.printed = stage.communicate(timeout=40)[1]
+    assert time.monotonic() - begin < 10
+    return stage.returncode
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_stage_that_was_stopped_or_killed_continues(finished, tmp_path, number):
+    """With real processes: SIGTERM ends the stage at a checkpoint, with a line; SIGKILL leaves the last checkpoint."""
+    project = finished.copy(tmp_path / "project")
+    project.set(**{"finetune.epochs": 20, "checkpoints.minutes": 1e-9})
+    assert interrupted(project, number) == 128 + number
+    if number == signal.SIGTERM:
+        assert re.search(r"finetune@base: stopped at a checkpoint after \d+ of 60 steps: `make repro`", project.printed)
+        assert not (project.folder / "data/model/base").exists()
+    assert "continuing after step" in project.stage("finetune@base").stdout
+    receipt = json.loads((project.folder / "data/receipts/finetune@base.json").read_text())
+    assert receipt["attempts"] == 2 and receipt["steps"] == 60
+    assert not (project.folder / "data/checkpoints/finetune@base").exists()
 
 
 SLOW = pytest.mark.skipif("not config.getoption('slow')", reason="trains again in two processes: run pytest --slow")
@@ -74,3 +259,17 @@ def test_the_stage_fails_if_a_process_fails(finished, tmp_path):
     done = project.stage("finetune@base", check=False)
     assert done.returncode != 0 and "report.json" in done.stderr
     assert not (project.folder / "data/model/base").exists()
+
+
+@pytest.mark.slow
+@SLOW
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_two_processes_continue_to_the_same_bytes(finished, tmp_path, number):
+    """The signal goes to the process that has started them."""
+    project = finished.copy(tmp_path / "project")
+    project.set(**{"finetune.epochs": 30, "finetune.processes": 2, "checkpoints.minutes": 1e-9})
+    project.stage("finetune@base")
+    expected = digest(project.folder / "data/model/base")
+    assert interrupted(project, number) == 128 + number
+    done = project.stage("finetune@base")
+    assert "continuing after step" in done.stdout and digest(project.folder / "data/model/base") == expected

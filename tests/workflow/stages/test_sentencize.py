@@ -166,3 +166,115 @@ def test_the_stage_exits_with_one_line(tmp_path):
         done.stderr.startswith("sentencize@train: error: mine/train.jsonl:5: not JSON") and done.stderr.count("\n") == 1
     )
     assert not (tmp_path / "data/sentences/train").exists()
+
+
+def test_rows_used_skipped_not_accepted_and_blank_are_all_rows(tmp_path):
+    """With a held-out dev, too: its rows are counted in the report of train."""
+    rows = [json.dumps({"text": f"Text {i}.", "label": "AB"[i % 2], "answer": "accept"}) for i in range(40)]
+    odd = [
+        "{",
+        "",
+        " ",
+        json.dumps({"text": "x", "label": "A", "answer": "ignore"}),
+        '{"text": "\\u0000", "label": "A"}',
+    ]
+    write(tmp_path / "mine", train=[*odd, *rows], test=rows[:2])
+    report, out = run(tmp_path, on_bad_row="skip")
+    keys = ("documents", "in_other_split", "skipped", "not_accepted", "blank_lines")
+    assert [report["train"][key] for key in keys] == [36, 4, 2, 1, 2] and report["dev"]["documents"] == 4
+    assert [line.partition(" ")[0][-2:] for line in (out / "train/skipped.txt").read_text().splitlines()] == [
+        "1:",
+        "5:",
+    ]
+    assert not (out / "dev/skipped.txt").exists()
+
+
+def test_repeated_texts_are_reported(tmp_path, capsys):
+    write(
+        tmp_path / "mine", train=[*ROWS, ROWS[1], (ROWS[0][0], "B"), ("New.", "A")], dev=[("Old.", "B")], test=ROWS[:2]
+    )
+    report, _ = run(tmp_path)
+    file = tmp_path / "mine"
+    repeated, contradicting = report["train"]["warnings"]
+    assert repeated == (
+        f"2 rows have the text of an earlier row: {file}/train.jsonl:5 (in {file}/train.jsonl:2), "
+        f"{file}/train.jsonl:6 (in {file}/train.jsonl:1)"
+    )
+    assert contradicting.startswith(
+        f"1 rows have the text of an earlier row, but other labels: {file}/train.jsonl:6 (in"
+    )
+    assert (report["train"]["repeated"], report["train"]["contradicting"]) == (2, 1)
+    assert (report["dev"]["in_train"], report["test"]["in_train"]) == (0, 2) and report["dev"]["warnings"] == []
+    [warning] = report["test"]["warnings"]
+    assert warning.startswith("2 rows have a text that is in train, too, so scores may be too high: ")
+    printed = capsys.readouterr().out
+    assert f"test: warning: {warning}\n" in printed and f"train: warning: {contradicting}\n" in printed
+
+
+def test_a_held_out_row_whose_text_stays_in_train_is_reported(tmp_path):
+    rows = [(f"Text number {i % 50}.", "AB"[i % 2]) for i in range(100)]
+    write(tmp_path / "mine", train=rows, test=[("Other.", "A")])
+    report, out = run(tmp_path, dev_fraction=0.2)
+    texts = {s: [d.text for d in shards.read(shards.files(out / s), spacy.blank("en").vocab)] for s in ("train", "dev")}
+    assert report["dev"]["in_train"] == sum(text in texts["train"] for text in texts["dev"]) > 0
+    assert report["train"]["repeated"] == len(texts["train"]) - len(set(texts["train"]))
+
+
+def test_few_examples_of_many_repeats(tmp_path):
+    write(tmp_path / "mine", train=[ROWS[1], *[ROWS[0]] * 1000], test=ROWS)
+    report, _ = run(tmp_path)
+    assert report["train"]["repeated"] < 1000 and len(report["train"]["warnings"][0]) < 1000
+    assert report["train"]["warnings"][0].endswith("), ...")
+
+
+def test_binary_answers_about_two_labels_are_no_repeat(tmp_path):
+    asked = [("x", "A", "accept"), ("x", "B", "reject"), ("x", "A", "reject"), ("y", "B", "accept")]
+    rows = [json.dumps(dict(zip(("text", "label", "answer"), row, strict=True))) for row in asked]
+    write(tmp_path / "mine", train=rows, dev=rows[3:], test=rows[1:2])
+    report, _ = run(tmp_path, exclusive=False)
+    assert (report["train"]["repeated"], report["train"]["contradicting"], report["test"]["in_train"]) == (1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("labels", "warned"),
+    [
+        (["Good", "good", "bad"], "'Good' and 'good'"),
+        (["so so", "so  so", "soso"], "'so  so' and 'so so' and 'soso'"),
+        (["é", "e\u0301"], "'e\u0301' and 'é'"),
+        (["x\u200b", "x"], r"'x' and 'x\u200b'"),
+        (["C+", "C#"], None),
+    ],
+)
+def test_labels_that_look_alike_are_reported(tmp_path, labels, warned):
+    rows = [(f"Text {i}.", label) for i, label in enumerate(labels)]
+    write(tmp_path / "mine", train=rows, dev=rows[:1], test=rows[:1])
+    report, _ = run(tmp_path)
+    says = [f"labels that differ only in case or white space: {warned}"] if warned else []
+    assert report["train"]["warnings"] == says and report["train"]["labels"] == sorted(labels)
+
+
+def test_escape_codes_of_labels_and_folders_do_not_reach_the_terminal(tmp_path, capsys):
+    nasty = "\x1b[31mred\r\n"
+    rows = [(f"Text {i}.", label) for i, label in enumerate([nasty + "!", nasty.upper() + "!", "B", "B", "B"])]
+    write(tmp_path / "mine", train=[*rows, rows[0], "{"], test=rows[:2])
+    report, _ = run(tmp_path, on_bad_row="skip")
+    printed = capsys.readouterr().out
+    assert all(line.isprintable() for line in printed.split("\n")) and r"\x1b[31" in printed
+    assert "\x1b" not in printed and report["train"]["labels"] == [nasty.upper() + "!", nasty + "!", "B"]
+    with pytest.raises(Problem) as caught:
+        write(tmp_path / "mine", test=[("x", "\x1b]0;title\x07")])
+        run(tmp_path)
+    assert str(caught.value).isprintable()
+    error = Problem("a\x1b[31mb\r\nc\u202ed")
+    assert str(error) == r"a\x1b[31mb\r\nc\u202ed" and f"{error}" == str(error)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("not config.getoption('slow')", reason="takes 10 s: run pytest --slow")
+def test_five_thousand_classes(tmp_path):
+    rows = [(f"Text number {i}.", f"class {i % 5000:04}") for i in range(5200)]
+    write(tmp_path / "mine", train=rows, dev=rows[:10], test=rows[10:20])
+    report, out = run(tmp_path)
+    assert len(report["train"]["labels"]) == 5000 and report["train"]["documents"] == 5200
+    doc = next(shards.read(shards.files(out / "test"), spacy.blank("en").vocab))
+    assert len(doc.cats) == 5000 and sum(doc.cats.values()) == 1

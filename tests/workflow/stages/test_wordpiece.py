@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 import spacy
-import srsly
 
 from rootstock.pieces.pieces import Pieces
 from tests.conftest import ROOT
@@ -21,7 +20,7 @@ def test_pieces_equal_those_of_a_pipeline(tiny, tmp_path, sentencized):
     docs = list(nlp.pipe(TEXTS))
     sentences, out = tmp_path / "sentences", tmp_path / "wordpieces"
     shards.write(docs, sentences, 3)
-    write_json(sentences / "report.json", {"labels": ["A", "B"], "documents": len(docs)})
+    write_json(sentences / shards.REPORT, {"labels": ["A", "B"], "documents": len(docs)})
     wordpiece.run(params.load(ROOT / "params.yaml"), {"sentences": sentences, "weights": tiny}, {"wordpieces": out})
 
     nlp.add_pipe("trf_wordpiecer", config={"weights": str(tiny)})
@@ -30,6 +29,6 @@ def test_pieces_equal_those_of_a_pipeline(tiny, tmp_path, sentencized):
         assert (copy.text, copy.to_array(["NORM"]).tolist()) == (doc.text, doc.to_array(["NORM"]).tolist())
         for name, value in vars(Pieces.of(doc)).items():
             np.testing.assert_array_equal(getattr(Pieces.of(copy), name), value, err_msg=name)
-    report = srsly.read_json(out / "report.json")
+    report = shards.report(out)
     assert report["sentences"] == sum(Pieces.of(doc).n_sentences for doc in stored) == 7
     assert report["pieces"] == sum(len(Pieces.of(doc).ids) for doc in stored)

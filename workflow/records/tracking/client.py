@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 import sys
@@ -11,15 +12,17 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock
 
-from ...engine.errors import Problem
+from ...engine.errors import Problem, printable
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # so that the UI opens on runs, not on chat traces
 
-NOT_LOGGED = ("package", "package_weights", "sweep", "tracking")  # sections that are no settings of a result
+# Sections of params.yaml that are no settings of a result.
+NOT_LOGGED = ("checkpoints", "package", "package_weights", "sweep", "tracking")
 
 Params = dict[str, Any]  # the content of params.yaml, as in a receipt
 
@@ -28,9 +31,10 @@ def connect() -> Any:
     """MLflow's client, for the server in MLFLOW_TRACKING_URI, or else for the local store."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_TRACKING_URI", DEFAULT_URI)
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # with 7, the default, a dead server takes 4 minutes
-    import logging
-
+    # By MLflow's defaults, a server that is down takes 4 minutes, and one that never answers 16.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+    _take_password()
     import mlflow
 
     for name in ("alembic", "mlflow.store.db.utils", "mlflow.spacy", "mlflow.store.model_registry"):
@@ -38,11 +42,26 @@ def connect() -> Any:
     return mlflow.MlflowClient()
 
 
+def _take_password() -> None:
+    """Move user and password from the server's URL to the variables that MLflow has for them: it prints the URL."""
+    url = urlsplit(os.environ["MLFLOW_TRACKING_URI"])
+    if url.scheme.startswith("http") and url.username and url.password:
+        os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(url.username)
+        os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(url.password)
+        os.environ["MLFLOW_TRACKING_URI"] = url._replace(netloc=url.netloc.rpartition("@")[2]).geturl()
+
+
+def _without_passwords(text: str) -> str:
+    """A text in which URLs have neither user and password nor a query."""
+    return re.sub(r"(?<!sqlite:)(?<!/)//\S*@", "//", re.sub(r"(://[^\s?]*)\?\S*", r"\1", text))
+
+
 def reason(error: Exception) -> str:
-    """What an error says, in one line."""
-    kind, said = type(error).__name__, str(error).strip().partition("\n")[0]
+    """What an error says, in one line. A server may have written it."""
+    kind, said = type(error).__name__, (str(error).strip().splitlines() or [""])[0]
     if not said:
         return kind
+    said = printable(_without_passwords(said))
     return said if type(error).__module__.startswith("mlflow.") else f"{kind}: {said}"
 
 
@@ -52,7 +71,8 @@ def errors_as_problems() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise Problem(f"MLflow at {os.environ['MLFLOW_TRACKING_URI']}: {reason(error)}") from None
+        uri = _without_passwords(os.environ.get("MLFLOW_TRACKING_URI", DEFAULT_URI))
+        raise Problem(f"MLflow at {uri}: {reason(error)}") from None
 
 
 def unless_gone(get: Callable[[], Any]) -> Any:
@@ -150,3 +170,8 @@ def log_points(client: Any, run_id: str | None, points: list[dict[str, float]]) 
         values = {name: value for name, value in point.items() if name not in ("step", "epoch")}
         metrics = [Metric(f"train/{name}", value, now, int(point["step"])) for name, value in values.items()]
         client.log_batch(run_id, metrics=metrics)
+
+
+def logged_steps(client: Any, run_id: str | None, metrics: Iterable[str]) -> set[tuple[str, float]]:
+    """The steps at which a run has points of these curves, each with the curve's name."""
+    return {(name, metric.step) for name in metrics for metric in client.get_metric_history(run_id, f"train/{name}")}

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from ...engine.stop import Stopped
 from . import client
 from .client import Params
 
@@ -14,17 +15,23 @@ from .client import Params
 class LiveRun:
     """Logs curves while training. Training continues if that fails: the ledger logs them later."""
 
-    def __init__(self, params: Params, enabled: bool) -> None:
+    def __init__(self, params: Params, enabled: bool, run_id: str | None) -> None:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # training must not wait for a server
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         self.run_id: str | None = None
         self._enabled = enabled
-        self._attempt(lambda: self._start(params))
+        self._logged: set[tuple[str, float]] = set()  # metrics and their steps
+        self._attempt(lambda: self._start(params, run_id))
 
-    def _start(self, params: Params) -> None:
+    def _start(self, params: Params, run_id: str | None) -> None:
         self._client, experiment = client.open_experiment(params["tracking"]["experiment"])
-        self.run_id = self._client.create_run(experiment, run_name=client.run_name(params)).info.run_id
-        client.log_params(self._client, self.run_id, client.named_params(params))
+        if client.active_run(self._client, run_id) is not None:
+            self.run_id = run_id
+            self._client.update_run(run_id, status="RUNNING")
+            self._logged = client.logged_steps(self._client, run_id, ("loss", "dev_loss"))
+        else:
+            self.run_id = self._client.create_run(experiment, run_name=client.run_name(params)).info.run_id
+            client.log_params(self._client, self.run_id, client.named_params(params))
 
     def _attempt(self, action: Callable[[], None]) -> None:
         if not self._enabled:
@@ -36,19 +43,21 @@ class LiveRun:
             self._enabled = False
 
     def log(self, point: dict[str, float]) -> None:
-        self._attempt(lambda: client.log_points(self._client, self.run_id, [point]))
+        """Log a point of a curve, unless an attempt that this one continues has logged it."""
+        if not any((name, point["step"]) in self._logged for name in point):
+            self._attempt(lambda: client.log_points(self._client, self.run_id, [point]))
 
     def finish(self, status: str) -> None:
         self._attempt(lambda: self._client.set_terminated(self.run_id, status))
 
 
 @contextmanager
-def run(params: Params, enabled: bool = True) -> Iterator[LiveRun]:
-    """enabled: whether this process logs; with several processes, only rank 0 does."""
-    live = LiveRun(params, enabled)
+def run(params: Params, enabled: bool = True, run_id: str | None = None) -> Iterator[LiveRun]:
+    """enabled: whether this process logs; with several processes, only rank 0 does. run_id: of a run to continue."""
+    live = LiveRun(params, enabled, run_id)
     try:
         yield live
-    except BaseException:
-        live.finish("FAILED")
+    except BaseException as error:
+        live.finish("KILLED" if isinstance(error, Stopped) else "FAILED")
         raise
     live.finish("FINISHED")

@@ -21,6 +21,7 @@ from .client import (
     flat,
     log_params,
     log_points,
+    logged_steps,
     named_params,
     names,
     open_experiment,
@@ -96,7 +97,7 @@ def _training(finetune: dict[str, Any], mine: set[str]) -> str:
     """Where the model was trained, and whether its budget stopped it."""
     text = "in this clone" if finetune["run_id"] in mine else "reused"
     if finetune["steps"] < finetune["steps_planned"]:
-        text += f", stopped by carbon.budget_g after {finetune['steps']} of {finetune['steps_planned']} steps"
+        text += f", stopped after {finetune['steps']} of {finetune['steps_planned']} steps: {finetune['ended_early']}"
     return text
 
 
@@ -104,8 +105,8 @@ def _log_curves(client: Any, run_id: str, model: Path) -> None:
     for curve in ("train_curve.json", "dev_curve.json"):
         points = json.loads((model / curve).read_text("utf-8"))
         name = next(name for name in points[0] if name not in ("step", "epoch"))
-        logged = {metric.step for metric in client.get_metric_history(run_id, f"train/{name}")}
-        log_points(client, run_id, [point for point in points if point["step"] not in logged])
+        logged = logged_steps(client, run_id, [name])
+        log_points(client, run_id, [point for point in points if (name, point["step"]) not in logged])
 
 
 def _log_figures(client: Any, experiment: str, run_id: str, receipts: costs.Receipts, evaluation: Path) -> None:

@@ -1,0 +1,55 @@
+"""What `dvc plots` makes of the results."""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from html.parser import HTMLParser
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+from tests.workflow.texts import TEXTS
+from workflow.engine import params
+from workflow.files import write_json
+from workflow.stages import compare
+
+
+@pytest.fixture
+def page(tmp_path, monkeypatch) -> str:
+    """The page that `dvc plots show` writes about a result whose labels are all TEXTS."""
+    inputs, outputs = {name: tmp_path / "data" / name for name in ("model", "evaluation")}, tmp_path / "data/comparison"
+    for folder in (inputs["model"] / "base", inputs["evaluation"] / "base", outputs):
+        folder.mkdir(parents=True)
+    split = {**dict.fromkeys(compare.SHOWN, 0.5), "f1": dict.fromkeys(TEXTS, 0.5)}
+    write_json(inputs["evaluation"] / "base/metrics.json", {"dev": split, "test": split})
+    write_json(inputs["evaluation"] / "base/confusion.json", [{"actual": a, "predicted": a} for a in TEXTS])
+    for curve in compare.CURVES:
+        write_json(inputs["model"] / "base" / curve, [{"step": 1, "loss": 1.0, "dev_loss": 1.0, "dev_accuracy": 0.5}])
+    compare.run(params.load(ROOT / "params.yaml"), inputs, {"comparison": outputs})
+    plots = yaml.safe_load((ROOT / "dvc.yaml").read_text())["plots"]
+    (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"plots": plots}))
+    monkeypatch.chdir(tmp_path)
+    for command in (["init", "--no-scm"], ["plots", "show"]):
+        subprocess.run([sys.executable, "-m", "dvc", *command], check=True, capture_output=True)
+    return (tmp_path / "dvc_plots/index.html").read_text("utf-8")
+
+
+def test_no_label_runs_in_the_page_of_dvc_plots(page):
+    tags, scripts = Counter(), []
+
+    class Parser(HTMLParser):
+        def handle_starttag(self, tag, attrs):
+            tags[tag] += 1
+
+        def handle_data(self, data):
+            if "var spec =" in data:
+                scripts.append(data)
+
+    Parser().feed(page)
+    assert tags["img"] == 0 and tags["script"] == 6, "three of Vega, and one for each plot"
+    confusion = next(script for script in scripts if "Confusion on test" in script)
+    spec, _ = json.JSONDecoder().raw_decode(confusion, confusion.index("{"))
+    labels = [row["actual"] for row in spec["data"]["values"]]
+    assert labels == [text.replace("<", "＜") for text in TEXTS], "and every label is shown"

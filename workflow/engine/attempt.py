@@ -1,0 +1,195 @@
+"""One attempt to compute a stage's result: on record from its start, and kept only if its inputs have not changed."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import platform
+import shutil
+import subprocess
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ..files import digest, write_json
+from . import dag, energy, params
+from .errors import Problem
+
+RECEIPTS = Path("data/receipts")  # of the current results; DVC shares them with the results
+SPENT = Path("data/ledger/spent")  # of every attempt in this clone, including failed ones; never shared
+CHECKPOINTS = Path("data/checkpoints")  # of unfinished stages; not outs, which engines delete before they run a stage
+HEARTBEAT = 10  # seconds between two records of an attempt; SIGKILL leaves the last
+SUMMED = ("seconds", "kwh", "kwh_low", "kwh_high", "metering_seconds")  # figures of a receipt, over all attempts
+
+Run = Callable[[params.Params, dict[str, Path], dict[str, Path]], dict[str, Any] | None]
+
+
+def execute(stage: dag.Stage, stages: dict[str, dag.Stage], run: Run, settings: params.Params) -> None:
+    """Run a stage, and write its receipt."""
+    inputs, outputs = folders(stage, stage.deps), folders(stage, stage.outs)
+    (RECEIPTS / f"{stage.name}.json").unlink(missing_ok=True)  # no receipt without a result; it may link into the cache
+    for path in set(outputs.values()):  # made anew, also if the stage is called directly
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir(parents=True, exist_ok=True)
+    origin = _origin(stage, stages)
+    _check_inputs(stage, stages, origin["deps"])
+    key = hashlib.sha256(json.dumps([stage.name, origin], sort_keys=True).encode()).hexdigest()[:16]
+    checkpoint = CHECKPOINTS / stage.name / key
+    _remove_all_but(checkpoint)
+    start, consumption = time.perf_counter(), energy.Energy()
+    receipt: dict[str, Any] = {
+        "stage": stage.name,
+        "run_id": uuid.uuid4().hex,
+        "key": key,
+        "host": platform.node(),
+        "git_commit": _git_commit(),
+        "started": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "pue": settings.carbon.pue,
+        "params": settings.model_dump(),
+        **origin,
+    }
+
+    def note(path: Path, facts: dict[str, Any]) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cost = {"seconds": round(time.perf_counter() - start, 3), **asdict(consumption)}
+        write_json(path, receipt | cost | facts)
+
+    def note_unfinished() -> None:
+        energy.refresh()
+        note(spent, {"failed": True})
+
+    spent = SPENT / f"{receipt['run_id']}.json"
+    continued = _continued(key) if checkpoint.exists() else []
+    note_unfinished()
+    try:
+        with energy.metered(settings.carbon.country, settings.carbon.pue, consumption), _repeated(note_unfinished):
+            facts = run(settings, inputs, outputs | {"checkpoint": checkpoint}) or {}
+        _check_unchanged(stage.name, origin)
+    except BaseException:
+        for path in set(outputs.values()):
+            shutil.rmtree(path, ignore_errors=True)  # an incomplete output must not be mistaken for a result
+        note(spent, {"failed": True})
+        raise
+    facts["outs"] = {str(path): digest(path) for path in outputs.values()}
+    note(spent, facts)
+    mine = json.loads(spent.read_text("utf-8"))
+    sums = {figure: sum(attempt[figure] for attempt in [mine, *continued]) for figure in SUMMED}
+    write_json(_made(RECEIPTS) / f"{stage.name}.json", mine | sums | {"attempts": 1 + len(continued)})
+    shutil.rmtree(checkpoint.parent, ignore_errors=True)
+
+
+def folders(stage: dag.Stage, paths: list[str]) -> dict[str, Path]:
+    """The folders among a stage's deps or outs, by their name below data/; the item's by the name without it, too."""
+    item = stage.name.partition("@")[2]
+    folders = [Path(path) for path in paths if Path(path).parts[0] == "data" and RECEIPTS not in Path(path).parents]
+    names = {"/".join(path.parts[1:]): path for path in folders}
+    return names | {"/".join(path.parts[1:-1]): path for path in folders if path.name == item}
+
+
+def made_by(stage: dag.Stage) -> dict[str, Any]:
+    """What a stage's result depends on besides its deps."""
+    return {"cmd": stage.cmd, "params": stage.params}
+
+
+def _origin(stage: dag.Stage, stages: dict[str, dag.Stage]) -> dict[str, Any]:
+    """All that a stage's result depends on."""
+    deps = {dep: digest(Path(dep)) for dep in dag.inputs(stage, stages) if Path(dep).exists()}
+    return {"made_by": made_by(stage), "deps": deps}
+
+
+def _check_inputs(stage: dag.Stage, stages: dict[str, dag.Stage], digests: dict[str, str]) -> None:
+    """Raises Problem if another stage's result is not as its receipt says: DVC looks at a file's time and size only."""
+    for name in dag.needs(stage, stages):
+        path = RECEIPTS / f"{name}.json"
+        try:
+            made = dict(json.loads(path.read_text("utf-8"))["outs"])
+        except (OSError, ValueError, KeyError, TypeError):
+            _distrust(path)
+            raise Problem(f"{path}: missing or damaged. The next `make repro` makes it anew") from None
+        for out in made.keys() & digests.keys():
+            if made[out] != digests[out]:
+                _distrust(Path(out))
+                path.unlink()
+                raise Problem(f"{out}: damaged, or edited, since {name} wrote it. The next `make repro` makes it anew")
+
+
+def _distrust(path: Path) -> None:
+    """Have a damaged file or folder made anew. DVC would trust what has not been touched, and is write-protected."""
+    for file in [path, *path.rglob("*")]:
+        if file.is_file():
+            file.chmod(0o644)
+            os.utime(file)
+
+
+def _check_unchanged(name: str, origin: dict[str, Any]) -> None:
+    """Raises Problem if what a stage depends on was edited while it ran: DVC would record its result for that."""
+    stages = dag.load()
+    if name not in stages:
+        raise Problem("dvc.yaml or params.yaml was edited while this stage ran, and has no such stage any more")
+    if changed := _difference(origin, _origin(stages[name], stages)):
+        raise Problem(f"{changed} changed while this stage ran, so its result would be recorded wrongly: run it again")
+
+
+def _difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:
+    """The first dep or setting that differs."""
+    deps = {path: before["deps"].get(path) != now["deps"].get(path) for path in before["deps"] | now["deps"]}
+    then, values = before["made_by"]["params"], now["made_by"]["params"]
+    settings = {
+        f"{key} in {file}": value != values.get(file, {}).get(key) for file in then for key, value in then[file].items()
+    }
+    whole = {"dvc.yaml": before["made_by"] != now["made_by"]}
+    return next((name for name, differs in (deps | settings | whole).items() if differs), None)
+
+
+def _continued(key: str) -> list[dict[str, Any]]:
+    """The records of failed attempts to compute the same result, back to the last that succeeded."""
+    records = [json.loads(path.read_text("utf-8")) for path in SPENT.glob("*.json")]
+    same = sorted((r for r in records if r.get("key") == key), key=lambda record: record["started"], reverse=True)
+    return list(itertools.takewhile(lambda record: "failed" in record, same))
+
+
+def _remove_all_but(checkpoint: Path) -> None:
+    """Remove a stage's checkpoints of other settings, code or inputs: nothing will continue them."""
+    for other in checkpoint.parent.glob("*"):
+        if other != checkpoint:
+            shutil.rmtree(other, ignore_errors=True)
+
+
+@contextmanager
+def _repeated(action: Callable[[], None]) -> Iterator[None]:
+    """Call a function every HEARTBEAT seconds, in another thread."""
+    ended = threading.Event()
+
+    def repeat() -> None:
+        while not ended.wait(HEARTBEAT):
+            action()
+
+    thread = threading.Thread(target=repeat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _git_commit() -> str:
+    """The commit of the code that runs, with `-dirty` if files differ from it; "none" without git."""
+    try:
+        git = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        return subprocess.run(git, capture_output=True, encoding="utf-8").stdout.strip() or "none"
+    except FileNotFoundError:
+        return "none"
