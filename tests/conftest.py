@@ -43,6 +43,12 @@ def pytest_configure(config: pytest.Config) -> None:
     soak.start = config.getoption("soak_seed") if soak.long else 0
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items if not config.getoption("slow") else []:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.skip(reason="slow: run pytest --slow"))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item):
     soak.tried.clear()

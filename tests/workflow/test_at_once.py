@@ -10,7 +10,6 @@ from workflow.files import digest
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif("not config.getoption('slow')", reason="runs a part of the DAG four times: run pytest --slow"),
 ]
 
 

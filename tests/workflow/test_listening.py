@@ -27,7 +27,6 @@ def addresses(pid: int) -> set[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("not config.getoption('slow')", reason="starts `make ui`: run pytest --slow")
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 def test_make_ui(tmp_path):
     """Nor does its command line, which all users of the machine see, have the store's URL with its password."""

@@ -11,7 +11,6 @@ from tests.workflow.remotes import S3, Ssh
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif("not config.getoption('slow')", reason="starts servers for DVC's remotes: run pytest --slow"),
 ]
 
 

@@ -246,7 +246,6 @@ def test_a_budget_stops_fine_tuning_and_is_recorded(project):
     assert any(stopped in run.data.tags.get("training", "") for run in parent_runs(project))
 
 
-SLOW = pytest.mark.skipif("not config.getoption('slow')", reason="runs the DAG again: run pytest --slow")
 SAMPLES = {
     "sst2": {"train": 60, "dev": 20, "test": 20},
     "imdb": {"train": 60, "test": 12},
@@ -256,7 +255,6 @@ SAMPLES = {
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"the public data sets are not available in {SHARED}")
 @pytest.mark.slow
-@SLOW
 @pytest.mark.parametrize("name", SAMPLES)
 def test_other_data_needs_only_other_params(name, tiny, tmp_path):
     """Samples of public data: with and without a dev file, two and six classes, short and long texts."""
@@ -272,7 +270,6 @@ def test_other_data_needs_only_other_params(name, tiny, tmp_path):
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"the real tokenizers are not available in {SHARED}")
 @pytest.mark.parametrize("family", ["xlnet", "gpt2"])
 @pytest.mark.slow
-@SLOW
 def test_the_dag_runs_with_models_unlike_bert(family, tmp_path):
     """With the class piece at the end, and without a class piece."""
     weights = make_weights(family, tmp_path / "weights")
@@ -285,7 +282,6 @@ def test_the_dag_runs_with_models_unlike_bert(family, tmp_path):
 
 
 @pytest.mark.slow
-@SLOW
 def test_two_fresh_clones_of_the_sample_give_the_same_bytes(minilm, tmp_path):
     """With the real configuration, except that the weights are local. The clones share no cache."""
     digests = []
@@ -300,7 +296,6 @@ def test_two_fresh_clones_of_the_sample_give_the_same_bytes(minilm, tmp_path):
 
 
 @pytest.mark.slow
-@SLOW
 def test_several_labels_per_row_and_a_frozen_transformer(tiny, tmp_path):
     changes = {"data.folder": "data/few", "data.exclusive": False, "finetune.trainable": False}
     project = Project(tmp_path, **small(tiny, **changes))

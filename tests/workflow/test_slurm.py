@@ -18,7 +18,6 @@ from workflow.records import costs
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif("not config.getoption('slow')", reason="runs the DAG on Slurm: run pytest --slow"),
     pytest.mark.skipif(bool(skip_reason()), reason=skip_reason()),
 ]
 # Without accounting, the plugin must be told to use squeue.

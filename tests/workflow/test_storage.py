@@ -13,7 +13,6 @@ CANNOT_MOUNT = not shutil.which("unshare") or subprocess.run([*NAMESPACE, "true"
 pytestmark = pytest.mark.skipif(
     bool(CANNOT_MOUNT), reason="this system lets no user mount a file system: unshare fails"
 )
-SLOW = pytest.mark.skipif("not config.getoption('slow')", reason="starts the DAG: run pytest --slow")
 
 
 @pytest.fixture
@@ -39,7 +38,6 @@ def test_a_full_disk_ends_a_stage_with_one_line(project):
 
 
 @pytest.mark.slow
-@SLOW
 def test_a_checkpoint_that_does_not_fit_costs_no_training(project):
     (project.folder / "data/checkpoints").mkdir(exist_ok=True)
     project.set(**{"checkpoints.minutes": 1e-9})
@@ -51,7 +49,6 @@ def test_a_checkpoint_that_does_not_fit_costs_no_training(project):
 
 
 @pytest.mark.slow
-@SLOW
 def test_a_read_only_cache_fails_and_leaves_nothing_wrong(project):
     project.set(**{"evaluate.worst": 3})
     done = call(project, "mount -o bind,ro .dvc/cache .dvc/cache", "dvc repro evaluate@base")

@@ -210,3 +210,24 @@ def test_learned_sentences_are_kept_beside_those_that_the_transformer_reads(tiny
     doc = nlp(Doc(nlp.vocab, words))
     assert Pieces.of(doc).n_sentences == 3
     assert [sent.start for sent in doc.sents] == [0, 5]
+
+
+def test_sentences_that_a_parser_learns_are_kept(minilm):
+    """The transformer reads three sentences here, by punctuation; the parser learns two, from heads."""
+    spacy.util.fix_random_seed(0)
+    nlp = pipeline(minilm, trainable=False)
+    model = {
+        "@architectures": "spacy.TransitionBasedParser.v2", "state_type": "parser", "extra_state_tokens": False,
+        "hidden_width": 64, "maxout_pieces": 2, "use_upper": False, "tok2vec": LISTENER,
+    }  # fmt: skip
+    parser = nlp.add_pipe("parser", config={"model": model, "min_action_freq": 1})
+    words = ["No", ".", "5", "works", ".", "It", "rained", "."]
+    deps = ["discourse", "punct", "nsubj", "ROOT", "punct", "nsubj", "ROOT", "punct"]
+    reference = Doc(nlp.vocab, words, heads=[3, 0, 3, 3, 3, 6, 6, 6], deps=deps)
+    parser.initialize(lambda: [Example(Doc(nlp.vocab, words), reference)], nlp=nlp)
+    optimizer = Adam(0.01)
+    for _ in range(40):
+        nlp.update([Example(Doc(nlp.vocab, words), reference)], sgd=optimizer)
+    doc = nlp(Doc(nlp.vocab, words))
+    assert Pieces.of(doc).n_sentences == 3
+    assert [sent.start for sent in doc.sents] == [0, 5]

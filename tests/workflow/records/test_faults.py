@@ -160,7 +160,6 @@ def test_the_ledger_waits_for_a_store_that_is_locked(store):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("not config.getoption('slow')", reason="MLflow waits for 20 seconds: run pytest --slow")
 def test_a_store_that_stays_locked_is_one_line(store, capsys):
     process = lock(store, 600)
     store.train()

@@ -193,6 +193,7 @@ def test_parallel_jobs_log_complete_runs(store, finished, server, tmp_path):
         assert run.info.status == "FINISHED"
 
 
+@pytest.mark.slow
 def test_a_run_is_completed_after_the_server_was_down(finished, tmp_path):
     """Training continues without the server. When it is back, the ledger completes the same run."""
     project = finished.copy(tmp_path / "project")
@@ -246,7 +247,6 @@ print("training has finished")
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("not config.getoption('slow')", reason="one more training: run pytest --slow")
 def test_training_without_a_server_is_recorded_later(finished, tmp_path):
     """The real stage, with an unreachable server: it trains as usual, and the ledger logs everything later."""
     project = finished.copy(tmp_path / "project")

@@ -203,7 +203,7 @@ def interrupted(project: Project, number: int) -> int:
     return stage.returncode
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
 def test_a_stage_that_was_stopped_or_killed_continues(finished, tmp_path, number):
     """With real processes: SIGTERM ends the stage at a checkpoint, with a line; SIGKILL leaves the last checkpoint."""
     project = finished.copy(tmp_path / "project")
@@ -216,9 +216,6 @@ def test_a_stage_that_was_stopped_or_killed_continues(finished, tmp_path, number
     receipt = json.loads((project.folder / "data/receipts/finetune@base.json").read_text())
     assert receipt["attempts"] == 2 and receipt["steps"] == 60
     assert not (project.folder / "data/checkpoints/finetune@base").exists()
-
-
-SLOW = pytest.mark.skipif("not config.getoption('slow')", reason="trains again in two processes: run pytest --slow")
 
 
 def test_two_processes_train_the_same_model_as_one(finished, tmp_path):
@@ -241,7 +238,6 @@ def test_two_processes_train_the_same_model_as_one(finished, tmp_path):
 
 
 @pytest.mark.slow
-@SLOW
 def test_a_budget_stops_all_processes(finished, tmp_path):
     project = finished.copy(tmp_path / "project")
     project.set(**{"finetune.processes": 2, "finetune.epochs": 200, "carbon.budget_g": 1e-4})
@@ -251,7 +247,6 @@ def test_a_budget_stops_all_processes(finished, tmp_path):
 
 
 @pytest.mark.slow
-@SLOW
 def test_the_stage_fails_if_a_process_fails(finished, tmp_path):
     project = finished.copy(tmp_path / "project")
     project.set(**{"finetune.processes": 2})
@@ -262,7 +257,6 @@ def test_the_stage_fails_if_a_process_fails(finished, tmp_path):
 
 
 @pytest.mark.slow
-@SLOW
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_two_processes_continue_to_the_same_bytes(finished, tmp_path, number):
     """The signal goes to the process that has started them."""

@@ -22,7 +22,6 @@ print(sum(nlp("Not bad at all.").cats.values()))
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("not config.getoption('slow')", reason="downloads every dependency: run pytest --slow")
 def test_wheels_work_in_a_clean_environment(tiny, tmp_path):
     project = Project(tmp_path / "project", **small(tiny, **{"data.folder": "data/few"}))
     shorten(project, ROOT / "data/sample", train=20, dev=8, test=8)

@@ -270,7 +270,6 @@ def test_escape_codes_of_labels_and_folders_do_not_reach_the_terminal(tmp_path, 
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("not config.getoption('slow')", reason="takes 10 s: run pytest --slow")
 def test_five_thousand_classes(tmp_path):
     rows = [(f"Text number {i}.", f"class {i % 5000:04}") for i in range(5200)]
     write(tmp_path / "mine", train=rows, dev=rows[:10], test=rows[10:20])
