@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import os
 import platform
@@ -13,7 +12,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -44,6 +43,7 @@ def execute(stage: dag.Stage, stages: dict[str, dag.Stage], run: Run, settings: 
     key = hashlib.sha256(json.dumps([stage.name, origin], sort_keys=True).encode()).hexdigest()[:16]
     checkpoint = CHECKPOINTS / stage.name / key
     _remove_all_but(checkpoint)
+    continued = _continued(key) if any(checkpoint.glob("step-*")) else []
     start, consumption = time.perf_counter(), energy.Energy()
     receipt: dict[str, Any] = {
         "stage": stage.name,
@@ -54,20 +54,21 @@ def execute(stage: dag.Stage, stages: dict[str, dag.Stage], run: Run, settings: 
         "started": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "pue": settings.carbon.pue,
         "params": settings.model_dump(),
+        "continues": [attempt["run_id"] for attempt in continued],
         **origin,
     }
+    spent = _made(SPENT) / f"{receipt['run_id']}.json"
 
-    def note(path: Path, facts: dict[str, Any]) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        cost = {"seconds": round(time.perf_counter() - start, 3), **asdict(consumption)}
-        write_json(path, receipt | cost | facts)
+    def note(facts: dict[str, Any]) -> dict[str, Any]:
+        """Write the record of this attempt."""
+        record = receipt | {"seconds": round(time.perf_counter() - start, 3), **asdict(consumption)} | facts
+        write_json(spent, record)
+        return record
 
     def note_unfinished() -> None:
         energy.refresh()
-        note(spent, {"failed": True})
+        note({"failed": True})
 
-    spent = SPENT / f"{receipt['run_id']}.json"
-    continued = _continued(key) if checkpoint.exists() else []
     note_unfinished()
     try:
         with energy.metered(settings.carbon.country, settings.carbon.pue, consumption), _repeated(note_unfinished):
@@ -76,13 +77,11 @@ def execute(stage: dag.Stage, stages: dict[str, dag.Stage], run: Run, settings: 
     except BaseException:
         for path in set(outputs.values()):
             shutil.rmtree(path, ignore_errors=True)  # an incomplete output must not be mistaken for a result
-        note(spent, {"failed": True})
+        note({"failed": True})
         raise
     facts["outs"] = {str(path): digest(path) for path in outputs.values()}
-    note(spent, facts)
-    mine = json.loads(spent.read_text("utf-8"))
-    sums = {figure: sum(attempt[figure] for attempt in [mine, *continued]) for figure in SUMMED}
-    write_json(_made(RECEIPTS) / f"{stage.name}.json", mine | sums | {"attempts": 1 + len(continued)})
+    attempts = [*continued, note(facts)]
+    write_json(_made(RECEIPTS) / f"{stage.name}.json", _sum(attempts))
     shutil.rmtree(checkpoint.parent, ignore_errors=True)
 
 
@@ -117,7 +116,7 @@ def _check_inputs(stage: dag.Stage, stages: dict[str, dag.Stage], digests: dict[
         for out in made.keys() & digests.keys():
             if made[out] != digests[out]:
                 _distrust(Path(out))
-                path.unlink()
+                path.unlink(missing_ok=True)
                 raise Problem(f"{out}: damaged, or edited, since {name} wrote it. The next `make repro` makes it anew")
 
 
@@ -150,10 +149,22 @@ def _difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:
 
 
 def _continued(key: str) -> list[dict[str, Any]]:
-    """The records of failed attempts to compute the same result, back to the last that succeeded."""
+    """The records of the attempts that a checkpoint comes from: the last one, and those that it has continued."""
     records = [json.loads(path.read_text("utf-8")) for path in SPENT.glob("*.json")]
-    same = sorted((r for r in records if r.get("key") == key), key=lambda record: record["started"], reverse=True)
-    return list(itertools.takewhile(lambda record: "failed" in record, same))
+    same = sorted((r for r in records if r.get("key") == key), key=lambda record: record["started"])
+    return [r for r in same if r["run_id"] in [*same[-1]["continues"], same[-1]["run_id"]]]
+
+
+def _sum(attempts: list[dict[str, Any]]) -> dict[str, Any]:
+    """The receipt of a result: the last record, with the cost of all attempts, oldest first."""
+    measured = next((attempt for attempt in reversed(attempts) if attempt["kwh"]), attempts[-1])
+    return {
+        **attempts[-1],
+        **{figure: sum(attempt[figure] for attempt in attempts) for figure in SUMMED},
+        **{fact: measured[fact] for fact in ("method", "grid_g_per_kwh")},
+        "started": attempts[0]["started"],
+        "attempts": len(attempts),
+    }
 
 
 def _remove_all_but(checkpoint: Path) -> None:
@@ -170,7 +181,8 @@ def _repeated(action: Callable[[], None]) -> Iterator[None]:
 
     def repeat() -> None:
         while not ended.wait(HEARTBEAT):
-            action()
+            with suppress(OSError):  # such as a full disk
+                action()
 
     thread = threading.Thread(target=repeat, daemon=True)
     thread.start()

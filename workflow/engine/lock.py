@@ -44,4 +44,6 @@ def _locked(file: IO[str]) -> bool:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        raise Problem(f"{file.name}: cannot be locked ({error.strerror}): the file system must support flock") from None
     return True

@@ -75,14 +75,18 @@ def up_to_date(stages: dict[str, Stage]) -> set[str]:
         return (
             all(Path(out).exists() for out in stage.outs)
             and receipt.get("made_by") == made_by(stage)
-            and receipt["deps"] == {path: made.get(path) or once(path) for path in inputs(stage, stages)}
+            and receipt.get("deps") == {path: made.get(path) or once(path) for path in inputs(stage, stages)}
         )
 
     return {name for name, stage in stages.items() if is_current(stage)}
 
 
 def _receipt(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    """A receipt; empty if there is none, or a damaged one."""
+    try:
+        return dict(json.loads(path.read_text("utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def _time(out: str) -> float:

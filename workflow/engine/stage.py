@@ -50,16 +50,16 @@ def main(module: str, run: Run) -> None:
     except stop.Stopped as stopped:
         print(f"{name}: {stopped}: `make repro`, or the same command again, continues from there", file=sys.stderr)
         sys.exit(stop.code())
-    except Problem as problem:
-        sys.exit(f"{name}: error: {problem}")
     except Exception as error:
-        if not (said := _in_one_line(error)):
+        if not (said := in_one_line(error)):
             raise
         sys.exit(f"{name}: error: {said}")
 
 
-def _in_one_line(error: Exception) -> str | None:
+def in_one_line(error: Exception) -> str | None:
     """One line about an error that the user can do something about; None for others, which keep their traceback."""
+    if isinstance(error, Problem):
+        return str(error)
     kind, text = type(error).__name__, printable(str(error).strip().partition("\n")[0])
     for number, advice in ADVICE.items():  # by the words, too, because not every library raises OSError
         if os.strerror(number) in text:

@@ -1,4 +1,4 @@
-"""When a stage is asked to stop: by SIGTERM or Ctrl-C, or because DVC or Snakemake, which started it, is gone."""
+"""When a stage is asked to stop: by a signal, or because DVC or Snakemake, which started it, is gone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 import psutil  # type: ignore[import-untyped]
@@ -29,9 +29,10 @@ _late = threading.Timer(0, lambda: None)
 
 
 def listen() -> None:
-    """Exit on SIGTERM and SIGINT as after an error, so that the stage cleans up."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _on_signal)
+    """Exit on a signal as after an error, so that the stage cleans up."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # as nohup sets it
+            signal.signal(number, _on_signal)
 
 
 @contextmanager
@@ -77,8 +78,10 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
 
 
 def _exit_late() -> None:
-    print(f"no step has ended for {GRACE} s: stopped without a new checkpoint", file=sys.stderr, flush=True)
-    os._exit(code())
+    try:
+        print(f"no step has ended for {GRACE} s: stopped without a new checkpoint", file=sys.stderr, flush=True)
+    finally:  # also if nobody reads the output any more
+        os._exit(code())
 
 
 def follow_engine() -> None:
@@ -89,8 +92,9 @@ def follow_engine() -> None:
     def follow() -> None:
         while os.getppid() == parent and engine is not None and _is_alive(engine):
             time.sleep(1)
-        print("the process that started this stage is gone: stopping", file=sys.stderr, flush=True)
         os.kill(os.getpid(), signal.SIGTERM)
+        with suppress(OSError):  # perhaps nobody reads the output any more
+            print("the process that started this stage is gone: stopping", file=sys.stderr, flush=True)
 
     threading.Thread(target=follow, daemon=True).start()
 
@@ -100,8 +104,7 @@ def _engine() -> psutil.Process | None:
     process = psutil.Process().parent()
     while process is not None and process.name() in SHELLS and process.pid != 1:
         process = process.parent()
-    adopted = process is not None and process.pid == 1 and not process.name().startswith(ENGINES)
-    return None if adopted else process
+    return process if process is not None and process.name().startswith(ENGINES) else None  # else it was adopted
 
 
 def _is_alive(process: psutil.Process) -> bool:

@@ -82,16 +82,17 @@ class Checkpoints:
         return True
 
     def _write(self, step: int, progress: dict[str, Any], nlp: Language, optimizer: Optimizer) -> None:
+        path = self.folder / f"step-{step}"
+        if path.exists():  # the same state
+            return
         part = self._new_part()
         state.save(part, nlp, optimizer)
         write_json(part / PROGRESS, progress)
         best = [progress["best"]] if progress["best"] else []
         names = [*(path.name for path in part.iterdir()), *best]
         write_json(part / DIGESTS, {name: digest(self._path(part, name)) for name in names})
-        for path in [part, *(self.folder / name for name in best)]:
-            _sync(path)
-        path = self.folder / f"step-{step}"
-        shutil.rmtree(path, ignore_errors=True)
+        for written in [part, *(self.folder / name for name in best)]:
+            _sync(written)
         part.rename(path)
         _sync(self.folder, recursive=False)
         self._remove_all_but(path.name, *best)
@@ -105,7 +106,7 @@ class Checkpoints:
         return path.name
 
     def copy_best(self, name: str, target: Path) -> None:
-        """The checkpoint stays whole until the stage has ended: this attempt may be killed, too."""
+        """Copy the best pipeline. It is not moved, because this attempt may be killed, too."""
         shutil.copytree(self.folder / name, target, copy_function=_link)
 
     def _new_part(self) -> Path:

@@ -8,11 +8,14 @@ import tempfile
 import threading
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from ..engine import energy, stop
 from ..engine.errors import Problem
+from ..engine.stage import in_one_line
 
+PROBLEM = "problem"  # name of the file in which a process says what the user can do about its error
 METER_INTERVAL = 5  # seconds between two readings of the meter
 
 
@@ -23,6 +26,7 @@ def launch(work: Callable[..., Any], processes: int, *args: Any) -> Any:
     Raises torch's ChildFailedError if a process fails; the others are stopped.
     """
     from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     spent = multiprocessing.get_context("spawn").Value("d", 0.0)
@@ -53,7 +57,12 @@ def launch(work: Callable[..., Any], processes: int, *args: Any) -> Any:
         result = elastic_launch(config, _in_group)(work, *args, f"{folder.name}/group", spent)[0]
     except SignalException:  # the processes got the signal, too, and have ended
         raise stop.Stopped("stopped") from None
+    except ChildFailedError:
+        if not (said := Path(folder.name, PROBLEM)).exists():
+            raise
+        raise Problem(said.read_text("utf-8")) from None
     finally:
+        stop.listen()  # PyTorch has set handlers of its own
         finished.set()
         meter.join()
         folder.cleanup()
@@ -75,8 +84,12 @@ def _in_group(work: Callable[..., Any], *args: Any) -> Any:
     dist.init_process_group(backend, store=store, rank=rank(), world_size=size, timeout=timedelta(days=7))
     try:
         return work(*work_args, lambda: spent.value)
-    except (stop.Stopped, Problem) as end:  # of all processes
+    except stop.Stopped as end:  # of all processes
         return end
+    except Exception as error:  # perhaps of one process, and the others fail because it is gone
+        if said := in_one_line(error):
+            Path(meeting).with_name(PROBLEM).write_text(said, "utf-8")
+        raise
     finally:
         dist.destroy_process_group()
 

@@ -51,6 +51,7 @@ class Progress:
     best: str | None = None  # the pipeline that is best on dev: its name among the checkpoints
     mlflow_run: str | None = None
     spent_g: float = 0.0  # grams of CO2 until the checkpoint
+    end: str = ""  # why the training ends before its last step
 
 
 def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> dict[str, Any]:
@@ -79,7 +80,7 @@ def train(
     optimizer = make_optimizer(settings, steps)
     checkpoints = Checkpoints(outputs["checkpoint"], params.checkpoints.minutes)
     now = continued(checkpoints, nlp, optimizer) or Progress(random.Random(params.seed).getstate())
-    spent_before, end, rng = now.spent_g, "", random.Random()
+    spent_before, rng = now.spent_g, random.Random()
 
     with (
         live.run(params.model_dump(), is_main, now.mlflow_run) as mlflow_run,
@@ -101,9 +102,10 @@ def train(
 
         now.mlflow_run = mlflow_run.run_id
         try:
-            while now.epoch <= settings.epochs and not end:
+            while now.epoch <= settings.epochs:
                 rng.setstate(now.shuffle)
-                for docs in islice(batches(train_docs, nlp, settings, rng), now.batch, None):
+                left = islice(batches(train_docs, nlp, settings, rng), now.batch, None)
+                for docs in left if not now.end else []:
                     losses: dict[str, float] = {}
                     optimizer.step_schedules()
                     examples = [Example(doc, doc) for doc in docs]
@@ -119,7 +121,7 @@ def train(
                         mlflow_run.log(point)
                         now.loss, now.unlogged = 0.0, 0
                         if budget is not None and processes.broadcast(spent_before + spent_g() > budget):
-                            end = f"carbon.budget_g, {budget:g} g of CO2, is spent"
+                            now.end = f"carbon.budget_g, {budget:g} g of CO2, is spent"
                             break
                     save_if_due()
                 dev = dev_arrays(nlp, dev_docs, labels, is_asked_to_stop) if is_main else None
@@ -132,11 +134,13 @@ def train(
                 if is_main and all(_quality(point) > _quality(earlier) for earlier in now.dev_curve):
                     now.best = checkpoints.keep_best(nlp, now.step)
                 now.dev_curve.append(point)
+                if now.end:
+                    break
                 now.epoch, now.batch, now.shuffle = now.epoch + 1, 0, rng.getstate()
         except Diverged as diverged:
-            end = str(diverged)
+            now.end = str(diverged)
             if settings.on_divergence == "fail" or not now.dev_curve:
-                raise Problem(f"step {now.step} of {steps}: {end}. {_hint(now, checkpoints.folder)}") from None
+                raise Problem(f"step {now.step} of {steps}: {now.end}. {_hint(now, checkpoints.folder)}") from None
 
     if not is_main:
         return {}
@@ -147,9 +151,9 @@ def train(
     write_json(out / "dev_curve.json", now.dev_curve)
     best = max(now.dev_curve, key=_quality)
     print(f"best after step {best['step']}: dev accuracy {best['dev_accuracy']:.4f}")
-    if end:
-        print(f"stopped after {now.step} of {steps} steps: {end}")
-    return {"mlflow_run": now.mlflow_run, "steps": now.step, "steps_planned": steps, "ended_early": end}
+    if now.end:
+        print(f"stopped after {now.step} of {steps} steps: {now.end}")
+    return {"mlflow_run": now.mlflow_run, "steps": now.step, "steps_planned": steps, "ended_early": now.end}
 
 
 def continued(checkpoints: Checkpoints, nlp: Language, optimizer: Optimizer) -> Progress | None:

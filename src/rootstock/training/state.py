@@ -51,7 +51,7 @@ def load(folder: str | Path, nlp: Language, optimizer: Optimizer) -> None:
     """
     numbers = json.loads((Path(folder) / NUMBERS).read_text("utf-8"))
     arrays, keys, scales = _arrays(nlp), _keys(nlp), dict(_loss_scales(nlp))
-    tensors = load_file(Path(folder) / TENSORS)
+    tensors, device = load_file(Path(folder) / TENSORS), _device(nlp)
     saved = {name.partition("/")[2]: tensor for name, tensor in tensors.items() if name.startswith("weights/")}
     if {name: tensor.shape for name, tensor in saved.items()} != {name: a.shape for name, a in arrays.items()}:
         raise ValueError(f"{folder}: the training state of a pipeline with other components or weights")
@@ -61,7 +61,7 @@ def load(folder: str | Path, nlp: Language, optimizer: Optimizer) -> None:
         for kind in MOMENTS:
             if (moment := tensors.get(f"{kind}/{name}")) is not None:
                 # A copy: a tensor from the file may not be aligned in memory, and then kernels may round differently.
-                getattr(optimizer, kind)[key] = torch2xp(torch.zeros_like(moment, device=_device(nlp)).copy_(moment))
+                getattr(optimizer, kind)[key] = torch2xp(torch.zeros_like(moment, device=device).copy_(moment))
         if name in numbers["updates"]:
             optimizer.nr_update[key] = numbers["updates"][name]
     for name, scale in scales.items():

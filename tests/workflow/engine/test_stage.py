@@ -180,19 +180,25 @@ def test_every_attempt_is_on_record_while_it_runs(toy, monkeypatch):
 
 def test_a_result_costs_what_all_attempts_cost_that_it_continues(toy):
     def write_checkpoint(outputs):
-        outputs["checkpoint"].mkdir(parents=True, exist_ok=True)
+        (outputs["checkpoint"] / "step-1").mkdir(parents=True, exist_ok=True)
         fail(outputs)
 
     toy.execute("a")  # succeeds, so that nothing continues it
-    for _ in range(2):
+    for then in (fail, write_checkpoint, fail):  # the first fails before it has written a checkpoint
         with pytest.raises(ZeroDivisionError):
-            toy.execute("a", then=write_checkpoint)
+            toy.execute("a", then=then)
+    with (
+        pytest.raises(RuntimeError),
+        pytest.MonkeyPatch.context() as patched,
+    ):  # as a kill before the receipt is written
+        patched.setattr(attempt, "_sum", lambda attempts: (_ for _ in ()).throw(RuntimeError))
+        toy.execute("a")
     toy.execute("a")
     receipt = json.loads((toy.receipts / "toy.json").read_text())
-    assert receipt["attempts"] == 3
+    assert receipt["attempts"] == 4
     for figure in attempt.SUMMED:
-        assert receipt[figure] == pytest.approx(sum(record[figure] for record in spent()[1:]))
-    assert receipt["seconds"] > spent()[-1]["seconds"] > 0
+        assert receipt[figure] == pytest.approx(sum(record[figure] for record in spent()[2:]))
+    assert receipt["seconds"] > spent()[-1]["seconds"] > 0 and receipt["started"] == spent()[2]["started"]
     assert not attempt.CHECKPOINTS.joinpath("toy").exists()
 
 
@@ -229,12 +235,12 @@ def test_a_checkpoint_belongs_to_one_key(toy):
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
 def test_what_the_user_can_change_is_said_in_one_line(error, line):
-    said = stage._in_one_line(error)
+    said = stage.in_one_line(error)
     assert re.search(line, said) and said.isprintable()
 
 
 def test_other_errors_keep_their_traceback():
-    assert stage._in_one_line(ValueError("a bug")) is None
+    assert stage.in_one_line(ValueError("a bug")) is None
 
 
 @pytest.mark.parametrize("point", ["dev", "train", "test", "base"])

@@ -18,7 +18,7 @@ class LiveRun:
     def __init__(self, params: Params, enabled: bool, run_id: str | None) -> None:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # training must not wait for a server
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-        self.run_id: str | None = None
+        self.run_id = run_id
         self._enabled = enabled
         self._logged: set[tuple[str, float]] = set()  # metrics and their steps
         self._attempt(lambda: self._start(params, run_id))
