@@ -81,13 +81,14 @@ def _folder(pid: int) -> str | None:
 
 
 def kill(project: Project, engine: subprocess.Popen, victim: str) -> None:
+    stages = list(running_stages(project))
     if victim != "the engine":
-        for pid in running_stages(project):
+        for pid in stages:
             with suppress(ProcessLookupError):  # it has just ended
                 os.kill(pid, signal.SIGKILL)
-    if victim != "the stage":
+    if victim != "the stage" or not stages:
         engine.kill()
-    engine.wait(60)
+    engine.wait(600)  # without one of its stages, an engine may go on with others
 
 
 def run_and_kill(project: Project, engine: str, target: str, moment: Moment, victim: str) -> bool:

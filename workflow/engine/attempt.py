@@ -110,6 +110,8 @@ def _check_inputs(stage: dag.Stage, stages: dict[str, dag.Stage], digests: dict[
         path = RECEIPTS / f"{name}.json"
         try:
             made = dict(json.loads(path.read_text("utf-8"))["outs"])
+            if made.keys() != set(stages[name].outs) - {str(path)}:
+                raise KeyError
         except (OSError, ValueError, KeyError, TypeError):
             _distrust(path)
             raise Problem(f"{path}: missing or damaged. The next `make repro` makes it anew") from None

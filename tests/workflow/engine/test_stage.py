@@ -142,13 +142,14 @@ def test_a_damaged_result_of_an_earlier_stage_is_noticed_and_made_anew(toy, file
     try:
         attempt._check_inputs(stages["toy"], stages, attempt._origin(stages["toy"], stages)["deps"])
     except Problem as problem:
-        named = file if path == Path("data/receipts/before.json") else "data/before"
-        assert str(problem).startswith(f"{named}: ") and str(problem).endswith("The next `make repro` makes it anew")
+        named = ("data/before: ", f"{file}: ")  # a receipt with another digest may be right
+        assert str(problem).startswith(named) and str(problem).endswith("The next `make repro` makes it anew")
         assert not Path("data/receipts/before.json").exists() or path.stat().st_mtime > 0
     else:  # the change is in a figure of the receipt
         assert json.loads(path.read_bytes())["outs"] == json.loads(content)["outs"]
-    path.write_bytes(content)
-    receipt.write_bytes(said)
+    finally:
+        path.write_bytes(content)
+        receipt.write_bytes(said)
 
 
 def test_other_settings_may_change_while_a_stage_runs(toy):
