@@ -2,8 +2,9 @@
 PYTHON ?= python3
 READY := .venv/.ready
 PEERS := .venv/peers/.ready
-# In a path with a dollar or a quote, scripts such as .venv/bin/dvc do not start: hence `python -m dvc`.
+# In a path with a quote, scripts such as .venv/bin/dvc do not start: hence `python -m dvc`.
 $(if $(findstring :,$(CURDIR)),$(error "error: the path of this folder has a colon, which separates folders in PATH: rename it"))
+$(if $(findstring $$,$(CURDIR)),$(error "error: the path of this folder has a dollar, which setuptools takes for a variable: rename it"))
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PYTHONUTF8 := 1
 export PIP_USER := 0
