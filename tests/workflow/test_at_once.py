@@ -9,7 +9,8 @@ from tests.workflow.project import Project
 from workflow.files import digest
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.soak,
+    pytest.mark.skipif("not config.getoption('soak')", reason="runs the DAG four times: `make soak` runs this"),
 ]
 
 

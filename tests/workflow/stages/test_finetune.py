@@ -256,7 +256,8 @@ def test_the_stage_fails_if_a_process_fails(finished, tmp_path):
     assert not (project.folder / "data/model/base").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.soak
+@pytest.mark.skipif("not config.getoption('soak')", reason="`make soak` runs this")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_two_processes_continue_to_the_same_bytes(finished, tmp_path, number):
     """The signal goes to the process that has started them."""
