@@ -246,16 +246,6 @@ def test_a_budget_stops_all_processes(finished, tmp_path):
     assert 0 < receipt["steps"] < receipt["steps_planned"]
 
 
-@pytest.mark.slow
-def test_a_damaged_input_ends_the_stage_before_processes_start(finished, tmp_path):
-    project = finished.copy(tmp_path / "project")
-    project.set(**{"finetune.processes": 2})
-    (project.folder / "data/wordpieces/train/report.json").unlink()
-    done = project.stage("finetune@base", check=False)
-    assert done.returncode == 1 and "data/wordpieces/train: damaged, or edited, since" in done.stderr
-    assert not (project.folder / "data/model/base").exists()
-
-
 @pytest.mark.soak
 @pytest.mark.skipif("not config.getoption('soak')", reason="`make soak` runs this")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
