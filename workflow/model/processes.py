@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 import tempfile
 import threading
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from ..engine import energy, stop
 from ..engine.errors import Problem
 from ..engine.stage import in_one_line
 
-PROBLEM = "problem"  # name of the file in which a process says what the user can do about its error
+STOPPED, PROBLEM = "stopped", "problem"  # files in which a process says why it has ended, in one line
 METER_INTERVAL = 5  # seconds between two readings of the meter
 
 
@@ -23,7 +24,7 @@ def launch(work: Callable[..., Any], processes: int, *args: Any) -> Any:
     """Call work(*args, spent_g) in each process of a torch.distributed group. RETURNS: the result of rank 0.
 
     spent_g: a function that returns the grams of CO2 of all processes so far; this process meters its children.
-    Raises torch's ChildFailedError if a process fails; the others are stopped.
+    Raises Stopped or Problem if a process did, and torch's ChildFailedError if one fails otherwise.
     """
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -54,21 +55,19 @@ def launch(work: Callable[..., Any], processes: int, *args: Any) -> Any:
     meter = threading.Thread(target=read_meter)
     meter.start()
     try:
-        result = elastic_launch(config, _in_group)(work, *args, f"{folder.name}/group", spent)[0]
-    except SignalException:  # the processes got the signal, too, and have ended
-        raise stop.Stopped("stopped") from None
-    except ChildFailedError:
-        if not (said := Path(folder.name, PROBLEM)).exists():
-            raise
-        raise Problem(said.read_text("utf-8")) from None
+        return elastic_launch(config, _in_group)(work, *args, f"{folder.name}/group", spent)[0]
+    except (SignalException, ChildFailedError) as failure:  # the processes have got the signal, too
+        for name, error in ((STOPPED, stop.Stopped), (PROBLEM, Problem)):
+            if (said := Path(folder.name, name)).exists():
+                raise error(said.read_text("utf-8")) from None
+        if isinstance(failure, SignalException):
+            raise stop.Stopped("stopped without a new checkpoint") from None
+        raise
     finally:
         stop.listen()  # PyTorch has set handlers of its own
         finished.set()
         meter.join()
         folder.cleanup()
-    if isinstance(result, Exception):
-        raise result
-    return result
 
 
 def _in_group(work: Callable[..., Any], *args: Any) -> Any:
@@ -84,8 +83,9 @@ def _in_group(work: Callable[..., Any], *args: Any) -> Any:
     dist.init_process_group(backend, store=store, rank=rank(), world_size=size, timeout=timedelta(days=7))
     try:
         return work(*work_args, lambda: spent.value)
-    except stop.Stopped as end:  # of all processes
-        return end
+    except stop.Stopped as stopped:
+        Path(meeting).with_name(STOPPED).write_text(str(stopped), "utf-8")
+        sys.exit(stop.code())  # a process that returns waits for the launcher, which waits for it after a signal
     except Exception as error:  # perhaps of one process, and the others fail because it is gone
         if said := in_one_line(error):
             Path(meeting).with_name(PROBLEM).write_text(said, "utf-8")

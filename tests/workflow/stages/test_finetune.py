@@ -246,8 +246,7 @@ def test_a_budget_stops_all_processes(finished, tmp_path):
     assert 0 < receipt["steps"] < receipt["steps_planned"]
 
 
-@pytest.mark.soak
-@pytest.mark.skipif("not config.getoption('soak')", reason="`make soak` runs this")
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_two_processes_continue_to_the_same_bytes(finished, tmp_path, number):
     """The signal goes to the process that has started them."""
