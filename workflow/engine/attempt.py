@@ -57,7 +57,9 @@ def execute(stage: dag.Stage, stages: dict[str, dag.Stage], run: Run, settings: 
         "continues": [attempt["run_id"] for attempt in continued],
         **origin,
     }
-    spent = _made(SPENT) / f"{receipt['run_id']}.json"
+    spent = SPENT / f"{receipt['run_id']}.json"
+    for folder in (SPENT, RECEIPTS):
+        folder.mkdir(parents=True, exist_ok=True)
 
     def note(facts: dict[str, Any]) -> dict[str, Any]:
         """Write the record of this attempt."""
@@ -80,17 +82,20 @@ def execute(stage: dag.Stage, stages: dict[str, dag.Stage], run: Run, settings: 
         note({"failed": True})
         raise
     facts["outs"] = {str(path): digest(path) for path in outputs.values()}
-    attempts = [*continued, note(facts)]
-    write_json(_made(RECEIPTS) / f"{stage.name}.json", _sum(attempts))
+    write_json(RECEIPTS / f"{stage.name}.json", _sum([*continued, note(facts)]))
     shutil.rmtree(checkpoint.parent, ignore_errors=True)
 
 
 def folders(stage: dag.Stage, paths: list[str]) -> dict[str, Path]:
-    """The folders among a stage's deps or outs, by their name below data/; the item's by the name without it, too."""
+    """The folders among a stage's deps or outs, by their path below data/.
+
+    The folder of the stage's own item has a second name, without the item: `model` is data/model/base for
+    `finetune@base`.
+    """
     item = stage.name.partition("@")[2]
-    folders = [Path(path) for path in paths if Path(path).parts[0] == "data" and RECEIPTS not in Path(path).parents]
-    names = {"/".join(path.parts[1:]): path for path in folders}
-    return names | {"/".join(path.parts[1:-1]): path for path in folders if path.name == item}
+    found = [Path(path) for path in paths if Path(path).parts[0] == "data" and RECEIPTS not in Path(path).parents]
+    names = {"/".join(path.parts[1:]): path for path in found}
+    return names | {"/".join(path.parts[1:-1]): path for path in found if path.name == item}
 
 
 def made_by(stage: dag.Stage) -> dict[str, Any]:
@@ -123,7 +128,7 @@ def _check_inputs(stage: dag.Stage, stages: dict[str, dag.Stage], digests: dict[
 
 
 def _distrust(path: Path) -> None:
-    """Have a damaged file or folder made anew. DVC would trust what has not been touched, and is write-protected."""
+    """Mark files as changed and as writable: then DVC does not trust them, nor their copies in its cache."""
     for file in [path, *path.rglob("*")]:
         if file.is_file():
             file.chmod(0o644)
@@ -131,7 +136,10 @@ def _distrust(path: Path) -> None:
 
 
 def _check_unchanged(name: str, origin: dict[str, Any]) -> None:
-    """Raises Problem if what a stage depends on was edited while it ran: DVC would record its result for that."""
+    """Raises Problem if a dep or setting of a stage was edited while it ran.
+
+    DVC reads both again when the stage has ended, and would record the new ones for a result of the old ones.
+    """
     stages = dag.load()
     if name not in stages:
         raise Problem("dvc.yaml or params.yaml was edited while this stage ran, and has no such stage any more")
@@ -151,9 +159,14 @@ def _difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:
 
 
 def _continued(key: str) -> list[dict[str, Any]]:
-    """The records of the attempts that a checkpoint comes from: the last one, and those that it has continued."""
+    """The records of the attempts that a checkpoint comes from: the last one, and those that it has continued.
+
+    Empty if somebody has deleted the records.
+    """
     records = [json.loads(path.read_text("utf-8")) for path in SPENT.glob("*.json")]
     same = sorted((r for r in records if r.get("key") == key), key=lambda record: record["started"])
+    if not same:
+        return []
     return [r for r in same if r["run_id"] in [*same[-1]["continues"], same[-1]["run_id"]]]
 
 
@@ -193,11 +206,6 @@ def _repeated(action: Callable[[], None]) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def _git_commit() -> str:

@@ -2,7 +2,7 @@
 
 Snakemake compares modification times. But DVC restores files in any order, settings and code may be changed and changed
 back, and a change within a folder does not change the folder's time. So each stage has a stamp among its inputs, which
-is new if anything that no stage makes has changed: its command, its params, its code or the data.
+is new if the stage's command, params or code have changed, or the data.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -201,6 +202,18 @@ def test_a_result_costs_what_all_attempts_cost_that_it_continues(toy):
         assert receipt[figure] == pytest.approx(sum(record[figure] for record in spent()[2:]))
     assert receipt["seconds"] > spent()[-1]["seconds"] > 0 and receipt["started"] == spent()[2]["started"]
     assert not attempt.CHECKPOINTS.joinpath("toy").exists()
+
+
+def test_a_checkpoint_is_continued_if_the_records_were_deleted(toy):
+    def write_checkpoint(outputs):
+        (outputs["checkpoint"] / "step-1").mkdir(parents=True)
+        fail(outputs)
+
+    with pytest.raises(ZeroDivisionError):
+        toy.execute("a", then=write_checkpoint)
+    shutil.rmtree(attempt.SPENT)
+    toy.execute("a")
+    assert json.loads((toy.receipts / "toy.json").read_text())["attempts"] == 1
 
 
 def test_a_checkpoint_belongs_to_one_key(toy):
