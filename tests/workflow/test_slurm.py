@@ -13,8 +13,8 @@ from tests.workflow.mlflow_server import Server
 from tests.workflow.project import Project, shorten, small
 from tests.workflow.slurm import Slurm, skip_reason
 from workflow.engine import dag
+from workflow.engine.attempt import read_records
 from workflow.files import digest
-from workflow.records import costs
 
 pytestmark = [
     pytest.mark.slow,
@@ -125,7 +125,7 @@ def test_the_next_run_continues_after_a_killed_job(project, slurm):
     before = results(project)
     project.set(**{"finetune.epochs": 60})
     assert run_and_interrupt(project, slurm, lambda job: slurm.call("scancel", job)) != 0
-    [killed] = [r for r in costs.noted(project.folder / "data/ledger/spent") if "failed" in r]
+    [killed] = [r for r in read_records(project.folder / "data/ledger/spent") if "failed" in r]
     assert killed["stage"] == "finetune@base" and killed["seconds"] > 0, "the cost of the killed job must be recorded"
     done = snakemake(project)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -112,19 +114,29 @@ def _origin(stage: dag.Stage, stages: dict[str, dag.Stage]) -> dict[str, Any]:
 def _check_inputs(stage: dag.Stage, stages: dict[str, dag.Stage], digests: dict[str, str]) -> None:
     """Raises Problem if another stage's result is not as its receipt says: DVC looks at a file's time and size only."""
     for name in dag.needs(stage, stages):
-        path = RECEIPTS / f"{name}.json"
-        try:
-            made = dict(json.loads(path.read_text("utf-8"))["outs"])
-            if made.keys() != set(stages[name].outs) - {str(path)}:
-                raise KeyError
-        except (OSError, ValueError, KeyError, TypeError):
-            _distrust(path)
-            raise Problem(f"{path}: missing or damaged. The next `make repro` makes it anew") from None
+        path, made = RECEIPTS / f"{name}.json", read_receipt(name)["outs"]
+        if made.keys() != set(stages[name].outs) - {str(path)}:
+            raise _damaged(path)
         for out in made.keys() & digests.keys():
             if made[out] != digests[out]:
                 _distrust(Path(out))
                 path.unlink(missing_ok=True)
                 raise Problem(f"{out}: damaged, or edited, since {name} wrote it. The next `make repro` makes it anew")
+
+
+def read_receipt(name: str) -> dict[str, Any]:
+    """The receipt of a stage's result. Raises Problem if it is missing or damaged."""
+    path = RECEIPTS / f"{name}.json"
+    try:
+        receipt = dict(json.loads(path.read_text("utf-8")))
+        return receipt | {"outs": dict(receipt["outs"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise _damaged(path) from None
+
+
+def _damaged(receipt: Path) -> Problem:
+    _distrust(receipt)
+    return Problem(f"{receipt}: missing or damaged. The next `make repro` makes it anew")
 
 
 def _distrust(path: Path) -> None:
@@ -163,11 +175,22 @@ def _continued(key: str) -> list[dict[str, Any]]:
 
     Empty if somebody has deleted the records.
     """
-    records = [json.loads(path.read_text("utf-8")) for path in SPENT.glob("*.json")]
-    same = sorted((r for r in records if r.get("key") == key), key=lambda record: record["started"])
+    same = [record for record in read_records(SPENT) if record.get("key") == key]
     if not same:
         return []
     return [r for r in same if r["run_id"] in [*same[-1]["continues"], same[-1]["run_id"]]]
+
+
+def read_records(folder: Path) -> list[dict[str, Any]]:
+    """The records in a folder, oldest first. A line on stderr names one that is damaged, by a power failure perhaps."""
+    found = []
+    for path in folder.glob("*.json"):
+        try:
+            record = dict(json.loads(path.read_text("utf-8")))
+            found.append(((record["started"], record["run_id"]), record))
+        except (OSError, ValueError, KeyError, TypeError):
+            print(f"{path}: damaged, so the ledger lacks what this attempt has cost", file=sys.stderr)
+    return [record for _, record in sorted(found, key=itemgetter(0))]
 
 
 def _sum(attempts: list[dict[str, Any]]) -> dict[str, Any]:

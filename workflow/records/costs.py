@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from ..engine import dag
-from ..engine.attempt import RECEIPTS, SPENT
+from ..engine.attempt import SPENT, read_receipt
+from ..files import write_json
 
 AVOIDED = SPENT.with_name("avoided")  # receipts from other clones, by run id, so that each counts once
 
@@ -17,9 +16,12 @@ Receipts = dict[str, dict[str, Any]]  # by stage, in the order of the DAG
 
 
 def receipts() -> Receipts:
-    """Receipts of the current results: of the stages whose outs, the receipt among them, are all there."""
+    """Receipts of the current results: of the stages whose outs, the receipt among them, are all there.
+
+    Raises Problem if one is damaged.
+    """
     complete = [name for name, stage in dag.load().items() if all(Path(out).exists() for out in stage.outs)]
-    return {name: json.loads((RECEIPTS / f"{name}.json").read_text("utf-8")) for name in complete}
+    return {name: read_receipt(name) for name in complete}
 
 
 def select(receipts: Receipts, stages: Iterable[str]) -> Receipts:
@@ -29,16 +31,10 @@ def select(receipts: Receipts, stages: Iterable[str]) -> Receipts:
 def record_avoided(receipts: Receipts) -> None:
     """Keep receipts from other clones, whether DVC pulled them or restored them from its run cache."""
     AVOIDED.mkdir(parents=True, exist_ok=True)
-    for stage, receipt in receipts.items():
+    for receipt in receipts.values():
         name = f"{receipt['run_id']}.json"
         if not (SPENT / name).is_file() and not (AVOIDED / name).is_file():
-            shutil.copyfile(RECEIPTS / f"{stage}.json", AVOIDED / name)
-
-
-def noted(folder: Path) -> list[dict[str, Any]]:
-    """The receipts in SPENT (of each attempt) or AVOIDED, oldest first."""
-    receipts = [json.loads(path.read_text("utf-8")) for path in folder.glob("*.json")]
-    return sorted(receipts, key=lambda receipt: (receipt["started"], receipt["run_id"]))
+            write_json(AVOIDED / name, receipt)
 
 
 def unfinished(attempts: Iterable[dict[str, Any]]) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..engine import dag, params
-from ..engine.attempt import SPENT
+from ..engine.attempt import SPENT, read_records
 from ..engine.errors import Problem
 from ..model import scores
 from . import costs, ledger
@@ -37,7 +37,7 @@ def main() -> None:
     read_by = {"weights": "download_weights", "data": "sentencize@train", "evaluate": f"evaluate@{best}"}
     sections = {name: receipts[stage]["params"][name] for name, stage in {**read_by, "package": "package"}.items()}
     settings = params.Params.model_validate({**receipts["compare"]["params"], **sections})
-    spent, avoided = costs.noted(SPENT), costs.noted(costs.AVOIDED)
+    spent, avoided = read_records(SPENT), read_records(costs.AVOIDED)
     history = results.history(params.load().tracking.experiment)
     rows = ledger.rows_digest(evaluation, "test", settings.model_dump())
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)

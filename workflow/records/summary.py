@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..engine.attempt import SPENT
+from ..engine.attempt import SPENT, read_records
 from ..engine.errors import printable
 from . import costs
 
@@ -22,7 +22,7 @@ def text(receipts: costs.Receipts, points: list[str], best: str | None) -> str:
         reused = "" if (SPENT / f"{row['run_id']}.json").is_file() else ", reused"
         lines.append(f"{_line(stage, row)} {printable(row['method'])}{reused}")
     lines.append(_line("all", costs.total(receipts.values())).rstrip())
-    spent, avoided = costs.noted(SPENT), costs.noted(costs.AVOIDED)
+    spent, avoided = read_records(SPENT), read_records(costs.AVOIDED)
     lines.append("")
     lines.append(f"{_line('spent here', costs.total(spent))} in {len(spent)} stage runs")
     if unfinished := costs.unfinished(spent):

@@ -83,7 +83,7 @@ def train(
     spent_before, rng = now.spent_g, random.Random()
 
     with (
-        live.run(params.model_dump(), is_main, now.mlflow_run) as mlflow_run,
+        live.run(params.model_dump(), outputs["model"], is_main, now.mlflow_run) as mlflow_run,
         tqdm(total=steps, initial=now.step, desc="finetune", unit=" steps", disable=not is_main or None) as bar,
         stop.deferred(ends_with_parent=settings.processes > 1) as is_asked_to_stop,
     ):

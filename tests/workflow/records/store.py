@@ -63,7 +63,7 @@ class Store:
 
     def train(self) -> str:
         """As the stage finetune does."""
-        with live.run(self.settings) as run:
+        with live.run(self.settings, self.folder / "model") as run:
             run.log({"step": 1, "loss": 1.0})
         self.live = run.run_id
         return self.live

@@ -1,6 +1,7 @@
 """Spent and avoided energy, each counted once; the same figures in the model card and in MLflow."""
 
 import json
+import os
 import re
 import shutil
 import zipfile
@@ -9,6 +10,7 @@ import pytest
 
 from tests.conftest import ROOT
 from workflow.engine import dag
+from workflow.engine.attempt import read_records
 from workflow.records import costs
 
 STAGES = dag.load(ROOT)
@@ -25,7 +27,7 @@ def test_co2_uses_the_grid_of_each_receipt():
 def spent_and_avoided(project) -> tuple[list[str], list[str]]:
     """The stages with receipts in spent/, and in avoided/."""
     folders = [project.folder / "data/ledger" / name for name in ("spent", "avoided")]
-    return tuple(sorted(r["stage"] for r in costs.noted(folder)) for folder in folders)
+    return tuple(sorted(r["stage"] for r in read_records(folder)) for folder in folders)
 
 
 def test_own_results_are_spent_and_never_avoided(finished, tmp_path):
@@ -64,8 +66,29 @@ def test_a_failed_stage_counts_as_spent(finished, tmp_path):
     project = finished.copy(tmp_path / "project")
     (project.folder / "data/few/dev.jsonl").write_text("no JSON")
     assert project.stage("sentencize@dev", check=False).returncode == 1
-    [failed] = [r for r in costs.noted(project.folder / "data/ledger/spent") if "failed" in r]
+    [failed] = [r for r in read_records(project.folder / "data/ledger/spent") if "failed" in r]
     assert failed["stage"] == "sentencize@dev" and failed["kwh_high"] > 0 and "outs" not in failed
+
+
+def test_damaged_records_are_named(finished, tmp_path):
+    """Of an attempt: the ledger goes on without it. Of a result: the next `dvc repro` makes the result anew."""
+    project = finished.copy(tmp_path / "project")
+    attempt = next((project.folder / "data/ledger/spent").iterdir())
+    attempt.write_text("")
+    done = project.module("records.ledger")
+    assert f"{attempt.name}: damaged, so the ledger lacks what this attempt has cost" in done.stderr
+    assert f"in {len(STAGES) - 1} stage runs" in done.stdout
+    receipt = project.folder / "data/receipts/compare.json"
+    before = receipt.stat()
+    receipt.chmod(0o644)
+    receipt.write_text("x" * before.st_size)
+    os.utime(receipt, ns=(before.st_atime_ns, before.st_mtime_ns))
+    for module in ("records.ledger", "records.report"):
+        done = project.module(module, check=False)
+        assert done.returncode == 1 and done.stderr.count("\n") == 1
+        assert "error: data/receipts/compare.json: missing or damaged. The next `make repro` makes it" in done.stderr
+    project.call("dvc", "repro")
+    project.module("records.ledger")
 
 
 def test_the_model_card_has_the_same_figures_as_mlflow(finished, tmp_path):

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
 
@@ -240,7 +241,7 @@ def test_any_error_while_logging_leaves_the_training_alone(monkeypatch, capsys, 
 
     monkeypatch.setattr(client, "open_experiment", lambda name: (MagicMock(), "0"))
     monkeypatch.setattr(client, step, fail)
-    with live.run(SETTINGS) as run:
+    with live.run(SETTINGS, Path("data/model/base")) as run:
         run.log({"step": 1, "loss": 1.0})
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith(f"MLflow: not logging while training ({type(error).__name__}")
@@ -263,8 +264,14 @@ def test_reasons_in_one_line():
 def test_a_training_that_is_stopped_while_it_logs_stops(monkeypatch):
     """SIGTERM becomes SystemExit, which is no error of the logging."""
     monkeypatch.setattr(client, "open_experiment", lambda name: sys.exit(143))
-    with pytest.raises(SystemExit), live.run(SETTINGS):
+    with pytest.raises(SystemExit), live.run(SETTINGS, Path("data/model/base")):
         pass
+
+
+def test_the_run_of_a_training_that_was_killed_ends_with_the_next(store):
+    """The next training of the same model; another model's training goes on."""
+    trainings = [live.LiveRun(SETTINGS, store.folder / name, True, None) for name in ("model", "other", "model")]
+    assert [store.client.get_run(run.run_id).info.status for run in trainings] == ["KILLED", "RUNNING", "RUNNING"]
 
 
 def test_any_error_of_the_ledger_is_one_line(store, monkeypatch):
@@ -291,9 +298,10 @@ def test_a_starting_training_does_not_wait_for_the_ledger(store, monkeypatch):
     ledger.start()
     assert uploading.wait(60)
     code = """
+from pathlib import Path
 from workflow.engine import params
 from workflow.records.tracking import live
-with live.run(params.load().model_dump()) as run:
+with live.run(params.load().model_dump(), Path("data/model/base")) as run:
     print(run.run_id)
 """
     job = subprocess.run([sys.executable, "-c", code], cwd=store.folder, capture_output=True, text=True, timeout=50)

@@ -164,11 +164,12 @@ def test_results_are_recorded_without_the_view(finished, tmp_path, monkeypatch, 
 
 JOB = """
 import sys
+from pathlib import Path
 from workflow.engine import params
 from workflow.records.tracking import live
 settings = params.load().model_dump()
 settings["seed"], settings["tracking"]["experiment"] = int(sys.argv[1]), "at_once"
-with live.run(settings) as run:
+with live.run(settings, Path("data/model", sys.argv[1])) as run:
     for step in range(20):
         run.log({"step": step, "loss": 1 / (1 + step)})
 """
@@ -203,9 +204,10 @@ def test_a_run_is_completed_after_the_server_was_down(finished, tmp_path):
         curves = [json.loads(path.read_text()) for path in (project.folder / "data/model/base").glob("*_curve.json")]
         code = f"""
 import sys
+from pathlib import Path
 from workflow.engine import params
 from workflow.records.tracking import live
-with live.run(params.load().model_dump()) as run:
+with live.run(params.load().model_dump(), Path("data/model/base")) as run:
     for number, point in enumerate({[point for curve in curves for point in curve]}):
         if number == 2:
             print(run.run_id, flush=True)
