@@ -12,6 +12,7 @@ from rootstock.encoder import encoder
 from tests.conftest import ROOT
 
 
+@pytest.mark.slow
 def test_encode_writes_a_report_and_contenders_compute_the_same_vectors(minilm, tmp_path):
     path = ROOT / "data/sample/train.jsonl"
     report, goals = Report("encode"), [Goal("rootstock fp32", "bare fp32", at_least=0.9)]

@@ -74,7 +74,8 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("method", ["spawn", pytest.param("forkserver", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_processes_that_are_not_forked(tiny, tmp_path, method):
     nlp, _ = build_listening(tiny, ["tagger"])
     head = nlp.add_pipe("trf_textcat")

@@ -233,6 +233,7 @@ def test_a_repeated_training_gives_the_same_bytes_and_no_new_run(project):
     assert {run.info.run_id for run in parent_runs(project)} == before
 
 
+@pytest.mark.slow
 def test_a_budget_stops_fine_tuning_and_is_recorded(project):
     """The last test that changes the project: the model is trained for few steps, then evaluated and recorded as usual."""
     project.set(**{"finetune.epochs": 40, "carbon.budget_g": 1e-4})

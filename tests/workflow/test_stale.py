@@ -128,6 +128,7 @@ def test_a_stage_warns_about_different_versions(project, tmp_path):
     assert "warning" not in project.stage("sentencize@test").stderr
 
 
+@pytest.mark.slow
 def test_a_point_that_is_removed_is_not_compared(project, tmp_path):
     """Its folders are moved, so that the deps are the same as in a clone that pulls."""
     copy = project.copy(tmp_path / "copy")

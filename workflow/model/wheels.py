@@ -43,8 +43,9 @@ def build_pipeline(nlp: Language, meta: dict[str, str], card: str, tmp: Path, ou
 def _build(source: Path, out: Path) -> None:
     for path in source.rglob("*"):  # a wheel holds the permissions of its files, which depend on the caller's umask
         path.chmod(0o755 if path.is_dir() else 0o644)
-    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
-    _call([*pip, "--wheel-dir", out.resolve(), "."], cwd=source)  # pip takes brackets in a path for extras
+    # What pip would call (PEP 517), in one process instead of four, and for any path: pip takes brackets for extras.
+    hook = "import sys; from setuptools.build_meta import __legacy__; __legacy__.build_wheel(sys.argv[1])"
+    _call([sys.executable, "-c", hook, out.resolve()], cwd=source)
 
 
 def ask_installed(wheels: Path, name: str, question: dict[str, Any], tmp: Path) -> list[Any]:

@@ -33,7 +33,7 @@ def recorded(finished, server, tmp_path_factory):
     project.tracking_uri = server.uri
     project.first = project.module("records.ledger").stdout
     project.set(**{"finetune.epochs": 2})
-    project.call("dvc", "repro")
+    project.call("dvc", "repro", "compare")
     project.module("records.ledger")
     return project
 
@@ -175,7 +175,7 @@ with live.run(settings, Path("data/model", sys.argv[1])) as run:
 """
 
 
-@pytest.mark.parametrize("store", ["server", "file"])
+@pytest.mark.parametrize("store", ["file", pytest.param("server", marks=pytest.mark.slow)])
 def test_parallel_jobs_log_complete_runs(store, finished, server, tmp_path):
     """In a new store, they create one experiment."""
     project = finished.copy(tmp_path / "project")

@@ -218,6 +218,7 @@ def test_a_stage_that_was_stopped_or_killed_continues(finished, tmp_path, number
     assert not (project.folder / "data/checkpoints/finetune@base").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_train_the_same_model_as_one(finished, tmp_path):
     """They share each batch: the curves are the same up to rounding, with one receipt and one run in MLflow."""
     project = finished.copy(tmp_path / "project")
