@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
 import tempfile
 import threading
@@ -17,6 +18,7 @@ from ..engine.errors import Problem
 from ..engine.stage import in_one_line
 
 STOPPED, PROBLEM = "stopped", "problem"  # files in which a process says why it has ended, in one line
+OUT_OF_MEMORY = "because the machine ran out of memory: lower finetune.processes or wordpiece.words_per_batch"
 METER_INTERVAL = 5  # seconds between two readings of the meter
 
 
@@ -62,6 +64,9 @@ def launch(work: Callable[..., Any], processes: int, *args: Any) -> Any:
                 raise error(said.read_text("utf-8")) from None
         if isinstance(failure, SignalException):
             raise stop.Stopped("stopped without a new checkpoint") from None
+        for number, process in failure.failures.items():
+            if process.exitcode == -signal.SIGKILL:
+                raise Problem(f"process {number} was killed, perhaps {OUT_OF_MEMORY}") from None
         raise
     finally:
         stop.listen()  # PyTorch has set handlers of its own
