@@ -284,16 +284,34 @@ def test_the_dag_runs_with_models_unlike_bert(family, tmp_path):
 
 @pytest.mark.slow
 def test_two_fresh_clones_of_the_sample_give_the_same_bytes(minilm, tmp_path):
-    """With the real configuration, except that the weights are local. The clones share no cache."""
+    """With the real configuration, except for local weights and one epoch. The clones share no cache."""
     digests = []
     for name in ("a", "b"):
-        project = Project(tmp_path / name, **{"weights.source": f"path:{minilm}"})
+        project = Project(tmp_path / name, **{"weights.source": f"path:{minilm}", "finetune.epochs": 1})
         assert executed(project.call("dvc", "repro").stdout) == list(STAGES)
         outs = [out for stage in STAGES.values() for out in stage.outs if "receipts" not in out]
         digests.append({out: digest(project.folder / out) for out in outs})
         wheels = sorted((project.folder / "data").rglob("*.whl"))
         digests[-1] |= {str(wheel.relative_to(project.folder)): digest(wheel) for wheel in wheels}
     assert digests[0] == digests[1] and len([name for name in digests[0] if name.endswith(".whl")]) == 4
+
+
+@pytest.mark.slow
+def test_five_thousand_labels(tiny, tmp_path):
+    project = Project(tmp_path, **small(tiny, **{"data.folder": "data/few"}))
+    (tmp_path / "data/few").mkdir(parents=True)
+    for split in ("train", "dev", "test"):
+        rows = [json.dumps({"text": f"{split} number {number}.", "label": f"class {number}"}) for number in range(5000)]
+        (tmp_path / f"data/few/{split}.jsonl").write_text("\n".join(rows))
+    assert executed(project.call("dvc", "repro").stdout) == list(STAGES)
+    assert "recorded run" in project.module("records.ledger").stdout
+    metrics = json.loads((tmp_path / "data/evaluation/base/metrics.json").read_text())
+    assert metrics["test"]["documents"] == len(metrics["test"]["f1"]) == 5000
+    [run] = parent_runs(project)
+    assert len([name for name in run.data.metrics if name.startswith("test/f1 ")]) == 5000
+    project.module("records.report")
+    assert (tmp_path / "data/report.html").stat().st_size < 3e6
+    assert len((tmp_path / "data/package/MODEL_CARD.md").read_text()) < 10_000
 
 
 @pytest.mark.slow

@@ -57,15 +57,22 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
 
 
 def _save_each(predictions: Iterable[Prediction], path: Path, labels: list[str]) -> Iterator[Prediction]:
-    """Write each prediction to the file before passing it on."""
+    """Write each prediction to the file before passing it on.
+
+    Of more than LISTED labels, only those that are right, and the scores of the LISTED most probable.
+    """
     with path.open("w", encoding="utf-8") as file:
         for p in predictions:
             gold = {label: int(value) for label, value in zip(labels, p.gold, strict=True) if not isnan(value)}
-            row = {"row": p.row, "text": p.text, "gold": gold, "scores": dict(zip(labels, p.scores, strict=True))}
+            if len(labels) > LISTED:
+                gold = {label: value for label, value in gold.items() if value}
+            listed = _highest(dict(zip(labels, p.scores, strict=True)), LISTED)
+            row = {"row": p.row, "text": p.text, "gold": gold, "scores": listed}
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
             yield p
 
 
+LISTED = 100  # labels of a predicted document; with all of 5,000, its line would have 270 kB
 MOST = 30  # labels in a matrix and pairs in a list: more cannot be read, and 5,000 labels have 25 million pairs
 
 
@@ -120,15 +127,15 @@ def _worst(path: Path, gold: np.ndarray, predicted: np.ndarray, exclusive: bool,
         {
             **rows[i],
             "gold": [label for label, holds in rows[i]["gold"].items() if holds],
-            "scores": {label: round(score, 4) for label, score in _highest(rows[i]["scores"]).items()},
+            "scores": {label: round(score, 4) for label, score in _highest(rows[i]["scores"], MOST).items()},
         }
         for i in order.tolist()
     ]
 
 
-def _highest(scores: dict[str, float]) -> dict[str, float]:
-    """All scores, or of more than MOST labels the highest."""
-    return scores if len(scores) <= MOST else dict(sorted(scores.items(), key=lambda item: -item[1])[:MOST])
+def _highest(scores: dict[str, float], most: int) -> dict[str, float]:
+    """All scores, or the highest if there are more than `most`."""
+    return scores if len(scores) <= most else dict(sorted(scores.items(), key=lambda item: -item[1])[:most])
 
 
 def _plot(out: Path, confusion: list[dict[str, str]], table: list[dict], labels: list[str], test: dict) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
@@ -31,6 +32,7 @@ from .client import (
 # Tags. RESULT: digest of a parent run's result. RECEIPT: run id of a child run's receipt. COMPLETE: all is logged.
 RESULT, RECEIPT, COMPLETE = "rootstock.result", "rootstock.receipt", "rootstock.whole"
 PARENT = "mlflow.parentRunId"
+AT_ONCE = 1000  # metrics in a call, which is MLflow's limit
 
 
 def record(
@@ -111,6 +113,8 @@ def _log_curves(client: Any, run_id: str, model: Path) -> None:
 
 def _log_figures(client: Any, experiment: str, run_id: str, receipts: costs.Receipts, evaluation: Path) -> None:
     """Log the final scores, and the cost."""
+    from mlflow.entities import Metric
+
     figures = _costs(receipts.values())
     for split, metrics in json.loads((evaluation / "metrics.json").read_text("utf-8")).items():
         figures |= _grouped(split, {name: value for name, value in metrics.items() if name not in ("f1", "documents")})
@@ -121,8 +125,10 @@ def _log_figures(client: Any, experiment: str, run_id: str, receipts: costs.Rece
         for child in _children(client, experiment, run_id)
         if child.data.tags["origin"] != COMPUTED
     )
-    for name, value in figures.items():
-        client.log_metric(run_id, name, value)
+    now = int(time.time() * 1000)
+    metrics = [Metric(name, value, now, 0) for name, value in figures.items()]
+    for first in range(0, len(metrics), AT_ONCE):
+        client.log_batch(run_id, metrics=metrics[first : first + AT_ONCE])
 
 
 def _log_files(client: Any, run_id: str, evaluation: Path, new: bool) -> bool:
