@@ -136,7 +136,7 @@ def test_the_next_run_continues_after_a_killed_job(project, slurm):
 def test_a_fine_tuning_that_exceeds_its_time_limit_finishes_over_several_jobs(project, slurm, tmp_path):
     """Slurm sends SIGTERM a minute before the end; the job writes a checkpoint, and Snakemake submits it again."""
     project.set(**{"finetune.epochs": 1500})
-    done = snakemake(project, "--set-resources", "finetune_base:runtime=2")
+    done = snakemake(project, "--set-resources", "finetune_base:runtime=2", "--retries", "30")
     assert done.returncode == 0, done.stdout + done.stderr + slurm.logs()
     receipt = json.loads((project.folder / "data/receipts/finetune@base.json").read_text())
     assert receipt["attempts"] > 1 and receipt["seconds"] > 60

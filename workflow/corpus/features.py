@@ -28,10 +28,11 @@ def folder(inputs: dict[str, Path], split: str, nlp: Language) -> Path:
     """The folder to read a split from: features if this pipeline would compute the same ones, else wordpieces."""
     features, tok2vec = inputs["features"], nlp.get_pipe("trf_tok2vec")
     frozen = not tok2vec.trainable and tok2vec.saved_precision == "fp32"
-    reusable = frozen and shards.report(features) == settings(tok2vec)
+    reusable = frozen and shards.report(features) == settings(nlp)
     return features / split if reusable else inputs[f"wordpieces/{split}"]
 
 
-def settings(tok2vec: Any) -> dict[str, Any]:
+def settings(nlp: Language) -> dict[str, Any]:
     """The settings that the features depend on, besides weights and wordpieces."""
-    return {"precision": tok2vec.precision, "kernels": tok2vec.encoder["kernels"]}
+    tok2vec, head = nlp.get_pipe("trf_tok2vec"), nlp.get_pipe("trf_textcat").head
+    return {"precision": tok2vec.precision, "kernels": tok2vec.encoder["kernels"], "head": head}

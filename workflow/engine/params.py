@@ -66,15 +66,25 @@ class Encode(_Section):
 
 
 class Finetune(_Section):
+    head: Literal["auto", "class_vector", "pooler", "mean", "last_hidden", "native"]
     trainable: bool
+    train_layers: Count | None
     epochs: Count
+    max_steps: Count | None
+    evaluate_every: Count | None
+    patience: Count | None
     processes: Count
     batch_size: Count
     learning_rate: Annotated[float, Field(gt=0)]
+    head_learning_rate: Annotated[float, Field(gt=0)] | None
+    layer_decay: Annotated[float, Field(gt=0, le=1)]
+    schedule: Literal["linear", "cosine", "constant"]
     warmup: Annotated[float, Field(ge=0, lt=1)]
     weight_decay: Annotated[float, Field(ge=0)]
     grad_clip: Annotated[float, Field(ge=0)]
     dropout: Annotated[float, Field(ge=0, lt=1)]
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    class_weights: Literal["none", "balanced"]
     shuffle_buffer: Count
     precision: Literal["auto", "fp32", "bf16", "fp16"]
     kernels: bool
@@ -128,6 +138,7 @@ class Params(_Section):
     wordpiece: Wordpiece
     encode: Encode
     finetune: Finetune
+    select_by: Literal["accuracy", "macro_f1", "log_loss"]
     sweep: Annotated[dict[PointName, Point], Field(min_length=1)]
     evaluate: Evaluate
     package: Package

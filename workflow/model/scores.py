@@ -124,12 +124,17 @@ def summarize(
     return _rounded(figures)
 
 
-RULE = "highest accuracy on dev, then lowest log loss"
+RULES = {  # by the setting `select_by`
+    "accuracy": "highest accuracy on dev, then lowest log loss",
+    "macro_f1": "highest macro F1 on dev, then lowest log loss",
+    "log_loss": "lowest log loss on dev",
+}
 
 
-def rank(dev: dict[str, Any]) -> tuple[float, float]:
-    """Sort key of a model by its dev scores, best first, as RULE says."""
-    return -dev["accuracy"], dev["log_loss"]
+def rank(dev: dict[str, Any], select_by: str) -> tuple[float, float]:
+    """Sort key of a model by its dev scores, best first, as RULES say."""
+    loss = dev["log_loss"]
+    return (loss, 0.0) if select_by == "log_loss" else (-dev[select_by], loss)
 
 
 def _rounded(value: Any) -> Any:

@@ -15,7 +15,6 @@ from typing import Any
 from ..engine import dag, params
 from ..engine.attempt import SPENT, read_records
 from ..engine.errors import Problem
-from ..model import scores
 from . import costs, ledger
 from .tracking import results
 
@@ -44,7 +43,7 @@ def main() -> None:
     page = environment.from_string(TEMPLATE.read_text("utf-8")).render(
         settings=settings,
         best=best,
-        rule=scores.RULE,
+        rule=_json("data/comparison/best.json")["rule"],
         metrics=_json("data/comparison/metrics.json"),
         receipts=receipts,
         mine=mine,

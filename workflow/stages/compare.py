@@ -19,7 +19,7 @@ CURVES = ("train_curve.json", "dev_curve.json")
 def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> None:
     out = outputs["comparison"]
     metrics = {p: json.loads((inputs["evaluation"] / p / "metrics.json").read_text("utf-8")) for p in params.sweep}
-    best = min(metrics, key=lambda point: scores.rank(metrics[point]["dev"]))
+    best = min(metrics, key=lambda point: scores.rank(metrics[point]["dev"], params.select_by))
     rows = [
         {
             "point": point,
@@ -29,7 +29,7 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
         for point, splits in metrics.items()
     ]
     write_json(out / "metrics.json", metrics)
-    write_json(out / "best.json", {"point": best, "rule": scores.RULE})
+    write_json(out / "best.json", {"point": best, "rule": scores.RULES[params.select_by]})
     with (out / "points.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()

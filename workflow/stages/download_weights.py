@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,6 +39,7 @@ FILES = (
     "sentencepiece.model",
     "tokenizer.model",
     "bpe.codes",
+    "1_Pooling/config.json",  # of sentence-transformers: how the pieces' vectors become one of the text
 )
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"  # one file, or an index of several
 CARD = "README.md"
@@ -66,9 +66,9 @@ def fetch(source: str, sha256: dict[str, str], folder: Path) -> int:
                 "same; `python -m workflow.stages.download_weights --pin` does it"
             )
         paths = needed(fetched.folder, source, Path(tmp))
-        folder.mkdir(parents=True, exist_ok=True)
         digests = {}
         for file, path in paths.items():
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, folder / file)  # of a link, the file that it leads to
             digests[file] = digest(folder / file)
     facts = {"source": source, "revision": fetched.revision, "licence": fetched.licence, "sha256": digests}
@@ -298,8 +298,8 @@ def pin(path: Path = Path("params.yaml")) -> None:
     with tempfile.TemporaryDirectory() as tmp:
         fetched = get(source, Path(tmp))
         needed(fetched.folder, source, Path(tmp))
-        files = sorted(file for file in fetched.folder.iterdir() if any(fnmatchcase(file.name, p) for p in WANTED[:-1]))
-        digests = {file.name: digest(file) for file in files if file.is_file()}
+        files = sorted({file for pattern in WANTED[:-1] for file in fetched.folder.glob(pattern) if file.is_file()})
+        digests = {file.relative_to(fetched.folder).as_posix(): digest(file) for file in files}
     text = pinned(path.read_bytes().decode(), fetched.source, digests)
     path.with_name(f"{path.name}.new").write_bytes(text.encode())
     path.with_name(f"{path.name}.new").replace(path)

@@ -30,7 +30,7 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
         bar = tqdm(docs, split, shards.report(folder)["documents"], unit=" docs", disable=None)
         reduced = (features.reduced(doc, head.model.ops.to_numpy(head.rows(doc)[0])) for doc in bar)
         shards.write(reduced, out / split, params.sentencize.shard_docs)
-    write_json(out / features.REPORT, features.settings(tok2vec))
+    write_json(out / features.REPORT, features.settings(nlp))
 
 
 if __name__ == "__main__":

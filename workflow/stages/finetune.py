@@ -6,7 +6,7 @@ import math
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from itertools import islice, takewhile
+from itertools import count, islice, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from spacy.language import Language
 from spacy.tokens import Doc
 from spacy.training import Example
 from spacy.util import minibatch
-from thinc.api import Adam, Optimizer, warmup_linear
+from thinc.api import Adam, Optimizer
 from tqdm import tqdm
 
 from rootstock.training import distributed, state
@@ -34,6 +34,8 @@ from ..model.determinism import make_deterministic
 from ..model.pipeline import build
 from ..model.points import at_point
 from ..records.tracking import live
+
+CURVE = {"accuracy": "dev_accuracy", "macro_f1": "dev_macro_f1", "log_loss": "dev_loss"}  # names in the dev curve
 
 
 @dataclass
@@ -75,8 +77,12 @@ def train(
 
     train_docs, dev_docs = (features.folder(inputs, split, nlp) for split in ("train", "dev"))
     settings, budget = params.finetune, params.carbon.budget_g
-    steps = math.ceil(n_train / settings.batch_size) * settings.epochs
-    log_every = max(1, steps // 100)
+    if settings.class_weights == "balanced":
+        weights = balanced(report["documents_per_label"], n_train, params.data.exclusive)
+        nlp.get_pipe("trf_textcat").label_weights = weights
+    steps_per_epoch = math.ceil(n_train / settings.batch_size)
+    steps = min(steps_per_epoch * settings.epochs, settings.max_steps or math.inf)
+    score_every, log_every = settings.evaluate_every or steps_per_epoch, max(1, steps // 100)
     optimizer = make_optimizer(settings, steps)
     checkpoints = Checkpoints(outputs["checkpoint"], params.checkpoints.minutes)
     now = continued(checkpoints, nlp, optimizer) or Progress(random.Random(params.seed).getstate())
@@ -100,43 +106,53 @@ def train(
                 where = "at a checkpoint" if is_written else "without a new checkpoint"
                 raise stop.Stopped(f"stopped {where} after {now.step} of {steps} steps")
 
-        now.mlflow_run = mlflow_run.run_id
-        try:
-            while now.epoch <= settings.epochs:
+        def remaining() -> Iterator[list[Doc]]:
+            """The batches that are not done yet. Keeps its place in `now`."""
+            while True:
                 rng.setstate(now.shuffle)
-                left = islice(batches(train_docs, nlp, settings, rng), now.batch, None)
-                for docs in left if not now.end else []:
-                    losses: dict[str, float] = {}
-                    optimizer.step_schedules()
-                    examples = [Example(doc, doc) for doc in docs]
-                    distributed.update(nlp, examples, drop=settings.dropout, sgd=optimizer, losses=losses)
-                    now.step, now.batch, loss = now.step + 1, now.batch + 1, float(losses["trf_textcat"])
-                    require_finite(loss, _rows(docs))
-                    now.loss, now.unlogged = now.loss + loss, now.unlogged + 1
-                    bar.update()
-                    if now.step % log_every == 0 or now.step == steps:
-                        rate = float(optimizer.learn_rate)
-                        point = {"step": now.step, "loss": now.loss / now.unlogged, "learning_rate": rate}
-                        now.train_curve.append(point)
-                        mlflow_run.log(point)
-                        now.loss, now.unlogged = 0.0, 0
-                        if budget is not None and processes.broadcast(spent_before + spent_g() > budget):
-                            now.end = f"carbon.budget_g, {budget:g} g of CO2, is spent"
-                            break
-                    save_if_due()
-                dev = dev_arrays(nlp, dev_docs, labels, is_asked_to_stop) if is_main else None
-                save_if_due()
-                found = processes.broadcast(dev and dev_scores(*dev, params.data.exclusive))
-                point = {"step": now.step, "epoch": now.epoch, **found}
-                require_finite(point["dev_loss"], "dev")
-                mlflow_run.log(point)
-                bar.set_postfix_str(f"dev accuracy {point['dev_accuracy']:.3f}")
-                if is_main and all(_quality(point) > _quality(earlier) for earlier in now.dev_curve):
-                    now.best = checkpoints.keep_best(nlp, now.step)
-                now.dev_curve.append(point)
-                if now.end:
-                    break
+                yield from islice(batches(train_docs, nlp, settings, rng), now.batch, None)
                 now.epoch, now.batch, now.shuffle = now.epoch + 1, 0, rng.getstate()
+
+        def is_dev_due() -> bool:
+            scored = now.dev_curve[-1]["step"] if now.dev_curve else 0
+            return now.step > scored and bool(now.step % score_every == 0 or now.step == steps or now.end)
+
+        now.mlflow_run, left = mlflow_run.run_id, remaining()
+        try:
+            while True:
+                if is_dev_due():
+                    dev = dev_arrays(nlp, dev_docs, labels, is_asked_to_stop) if is_main else None
+                    save_if_due()
+                    found = processes.broadcast(dev and dev_scores(*dev, params.data.exclusive))
+                    point = {"step": now.step, "epoch": now.epoch, **found}
+                    require_finite(point["dev_loss"], "dev")
+                    mlflow_run.log(point)
+                    bar.set_postfix_str(f"dev accuracy {point['dev_accuracy']:.3f}")
+                    now.dev_curve.append(point)
+                    n_worse = len(now.dev_curve) - 1 - best_of(now.dev_curve, params.select_by)
+                    if is_main and n_worse == 0:
+                        now.best = checkpoints.keep_best(nlp, now.step)
+                    if settings.patience and n_worse >= settings.patience:
+                        now.end = now.end or f"finetune.patience: the last {n_worse} evaluations were not better"
+                if now.end or now.step == steps:
+                    break
+                docs, losses = next(left), {"trf_textcat": 0.0}
+                optimizer.step_schedules()
+                examples = [Example(doc, doc) for doc in docs]
+                distributed.update(nlp, examples, drop=settings.dropout, sgd=optimizer, losses=losses)
+                now.step, now.batch, loss = now.step + 1, now.batch + 1, losses["trf_textcat"]
+                require_finite(loss, _rows(docs))
+                now.loss, now.unlogged = now.loss + loss, now.unlogged + 1
+                bar.update()
+                if now.step % log_every == 0 or now.step == steps:
+                    rate = float(optimizer.learn_rate)
+                    point = {"step": now.step, "loss": now.loss / now.unlogged, "learning_rate": rate}
+                    now.train_curve.append(point)
+                    mlflow_run.log(point)
+                    now.loss, now.unlogged = 0.0, 0
+                    if budget is not None and processes.broadcast(spent_before + spent_g() > budget):
+                        now.end = f"carbon.budget_g, {budget:g} g of CO2, is spent"
+                save_if_due()
         except Diverged as diverged:
             now.end = str(diverged)
             if settings.on_divergence == "fail" or not now.dev_curve:
@@ -145,11 +161,11 @@ def train(
     if not is_main:
         return {}
     out = outputs["model"]
-    assert now.best is not None  # an epoch has ended
+    assert now.best is not None  # dev is scored before the end
     checkpoints.copy_best(now.best, out / "pipeline")
     write_json(out / "train_curve.json", now.train_curve)
     write_json(out / "dev_curve.json", now.dev_curve)
-    best = max(now.dev_curve, key=_quality)
+    best = now.dev_curve[best_of(now.dev_curve, params.select_by)]
     print(f"best after step {best['step']}: dev accuracy {best['dev_accuracy']:.4f}")
     if now.end:
         print(f"stopped after {now.step} of {steps} steps: {now.end}")
@@ -173,17 +189,41 @@ def continued(checkpoints: Checkpoints, nlp: Language, optimizer: Optimizer) -> 
 
 
 def make_optimizer(settings: Finetune, steps: int) -> Optimizer:
-    """Adam with weight decay. The learning rate rises to its maximum, then falls; it is above zero at every step.
+    """Adam with weight decay. Call `step_schedules` before each step.
 
-    Call `step_schedules` before each step.
+    Its learning rate is that of the head; the transformer's is relative to it.
     """
     return Adam(
-        warmup_linear(settings.learning_rate, round(settings.warmup * steps), steps + 1),
+        learning_rates(settings, steps),
         L2=settings.weight_decay,
         L2_is_weight_decay=True,
         grad_clip=settings.grad_clip,
         use_averages=False,
     )
+
+
+def learning_rates(settings: Finetune, steps: int) -> Iterator[float]:
+    """The learning rate before the first step, and at each step. It rises to its maximum; how it falls is a setting.
+
+    At the steps it is above zero.
+    """
+    highest, n_rising = settings.head_learning_rate or settings.learning_rate, round(settings.warmup * steps)
+    for step in count():
+        left = max(0.0, (steps + 1 - step) / (steps + 1 - n_rising))  # from 1 to 0
+        yield highest * (step / n_rising if step < n_rising else FALLING[settings.schedule](left))
+
+
+FALLING: dict[str, Callable[[float], float]] = {
+    "linear": lambda left: left,
+    "cosine": lambda left: (1 - math.cos(math.pi * left)) / 2,
+    "constant": lambda left: 1.0,
+}
+
+
+def balanced(counts: dict[str, int], n_docs: int, exclusive: bool) -> dict[str, float]:
+    """Weights with which all labels count alike; of classes that are not exclusive, each label and its absence."""
+    per_label = n_docs / len(counts)
+    return {label: per_label / n if exclusive else (n_docs - n) / n for label, n in counts.items() if 0 < n < n_docs}
 
 
 def batches(folder: Path, nlp: Language, settings: Finetune, rng: random.Random) -> Iterator[list[Doc]]:
@@ -209,9 +249,11 @@ def dev_arrays(
 
 
 def dev_scores(gold: np.ndarray, predicted: np.ndarray, exclusive: bool) -> dict[str, float]:
-    """Accuracy and mean log loss on dev, for its curve."""
+    """Scores on dev, for its curve."""
+    f1 = scores.f1_per_label(gold, scores.decide(predicted, exclusive))
     return {
         "dev_accuracy": float(scores.correct(gold, predicted, exclusive).mean()),
+        "dev_macro_f1": float(f1.mean()),
         "dev_loss": float(scores.log_loss(gold, predicted, exclusive).mean()),
     }
 
@@ -234,14 +276,15 @@ def _rows(docs: list[Doc]) -> str:
 def _hint(now: Progress, folder: Path) -> str:
     """What to do after a divergence."""
     if not now.best:
-        return "Lower finetune.learning_rate; no epoch has ended, so there is no model"
+        return "Lower finetune.learning_rate; dev has not been scored yet, so there is no model"
     best = folder / now.best
     return f"Lower finetune.learning_rate, or set finetune.on_divergence: best. The best model so far: {best}"
 
 
-def _quality(point: dict[str, float]) -> tuple[float, float]:
-    """Sort key of a point of the dev curve, best last."""
-    return point["dev_accuracy"], -point["dev_loss"]
+def best_of(curve: list[dict[str, float]], select_by: str) -> int:
+    """Where the dev curve is best; the first of equal points."""
+    dev = [{name: point[key] for name, key in CURVE.items()} for point in curve]
+    return min(range(len(dev)), key=lambda i: scores.rank(dev[i], select_by))
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
     shards.write(bar, outputs["wordpieces"], params.sentencize.shard_docs)
     report = {
         "labels": sentencized["labels"],
+        "documents_per_label": sentencized["documents_per_label"],
         **counts,
         "pieces_per_token": round(counts["pieces"] / max(1, counts["tokens"]), 4),
         # applies where windows are padded: on a GPU, and for model families that need padding

@@ -30,7 +30,13 @@ from .pooling import CLASS_PIECE_POOLING, POOLING, Rows
     "trf_textcat",
     assigns=["doc.cats"],
     requires=["doc._.trf_last_hidden_state"],
-    default_config={"exclusive_classes": True, "head": "class_vector", "threshold": None, "seed": 0},
+    default_config={
+        "exclusive_classes": True,
+        "head": "class_vector",
+        "threshold": None,
+        "label_smoothing": 0.0,
+        "seed": 0,
+    },
     default_score_weights={"cats_score": 1.0},
 )
 def make_textcat(
@@ -39,6 +45,7 @@ def make_textcat(
     exclusive_classes: bool,
     head: Literal["class_vector", "pooler", "mean", "last_hidden", "native"],
     threshold: float | None,
+    label_smoothing: float,
     seed: int,
 ) -> "TrfTextCat":
     """Make the component for `nlp.add_pipe`.
@@ -50,23 +57,37 @@ def make_textcat(
         one, so that `classifiers.to_transformers` can save it.
     threshold: the probability from which scoring counts a label as predicted; None: 0.5. With exclusive classes, as
         in spaCy, it has no effect: the most probable label is predicted.
+    label_smoothing: the share of each target in training that is spread evenly, over all labels or over yes and no
+        (Szegedy et al. 2016, "Rethinking the Inception Architecture for Computer Vision").
     seed: for the initial weights of each label.
     Raises ValueError if head is none of these.
     """
-    return TrfTextCat(nlp.vocab, name, exclusive_classes, head, threshold, seed)
+    return TrfTextCat(nlp.vocab, name, exclusive_classes, head, threshold, label_smoothing, seed)
 
 
 class TrfTextCat(ToBytesMixin, Head):
-    """Sets `doc.cats`: a probability for each label. A document without tokens gets zeros, as in spaCy's textcat."""
+    """Sets `doc.cats`: a probability for each label. A document without tokens gets zeros, as in spaCy's textcat.
+
+    `label_weights`: how much a document with a label counts in training; 1.0 if it is not there. It is not saved.
+    """
 
     def __init__(
-        self, vocab: Vocab, name: str, exclusive_classes: bool, head: str, threshold: float | None, seed: int
+        self,
+        vocab: Vocab,
+        name: str,
+        exclusive_classes: bool,
+        head: str,
+        threshold: float | None,
+        label_smoothing: float,
+        seed: int,
     ) -> None:
         self.vocab = vocab
         self.name = name
         self.seed = seed
         self.exclusive_classes = exclusive_classes
         self.head = head
+        self.label_smoothing = label_smoothing
+        self.label_weights: dict[str, float] = {}
         self.cfg: dict[str, Any] = {"labels": [], "threshold": threshold}
         self.hidden: Model | None = None
         self._build()
@@ -210,6 +231,7 @@ class TrfTextCat(ToBytesMixin, Head):
     def get_loss(self, examples: Iterable[Example], scores: Any) -> tuple[float, Any]:
         """The cross-entropy, averaged over documents, and its gradient (n_docs, n_labels).
 
+        A document that has a label counts as often as `label_weights` says; once, if it does not say.
         A label missing in a document's cats counts as 0 if classes are exclusive, and is ignored otherwise. A document
         without cats is ignored, and so is one without tokens: its scores are zero.
         """
@@ -220,8 +242,11 @@ class TrfTextCat(ToBytesMixin, Head):
         truth = xp.asarray(rows, dtype="float64").reshape(scores.shape)
         annotated = ~xp.isnan(truth) & scores.any(axis=1, keepdims=True)
         truth = xp.where(annotated, truth, 0)
+        uniform = truth.mean(axis=1, keepdims=True) if self.exclusive_classes else 0.5
+        truth += self.label_smoothing * (uniform - truth)
         p = xp.clip(scores.astype("float64"), 1e-8, 1 - 1e-8)
-        loss, gradient = -truth * xp.log(p), -truth / p
+        weights = xp.asarray([self.label_weights.get(label, 1.0) for label in self.labels])
+        loss, gradient = -weights * truth * xp.log(p), -weights * truth / p
         if not self.exclusive_classes:
             loss, gradient = loss - (1 - truth) * xp.log(1 - p), gradient + (1 - truth) / (1 - p)
         n_docs = len(cats)

@@ -88,12 +88,14 @@ def test_gradient_of_mean_of_rows(exclusive):
         assert gradient[i] == pytest.approx((value(logits + step) - value(logits - step)) / 2e-6, abs=1e-4)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("exclusive", [True, False])
-def test_gradient_of_the_loss(tiny, exclusive):
+def test_gradient_of_the_loss(tiny, exclusive, smoothing):
     nlp = pipeline(tiny)
-    head = nlp.add_pipe("trf_textcat", config={"exclusive_classes": exclusive})
+    head = nlp.add_pipe("trf_textcat", config={"exclusive_classes": exclusive, "label_smoothing": smoothing})
     for label in "ABC":
         head.add_label(label)
+    head.label_weights = {"C": 3.0} if smoothing else {}
     truths = [{"A": 1.0, "B": 0.0, "C": 0.0}, {"A": 0.0, "C": 1.0}, {}]
     examples = [Example.from_dict(nlp.make_doc("x"), {"cats": truth}) for truth in truths]
     scores = np.array([[0.2, 0.5, 0.3], [0.6, 0.1, 0.3], [0.1, 0.8, 0.1]])
@@ -104,10 +106,33 @@ def test_gradient_of_the_loss(tiny, exclusive):
         difference = (head.get_loss(examples, scores + step)[0] - head.get_loss(examples, scores - step)[0]) / 2e-6
         assert gradient[i] == pytest.approx(difference, abs=1e-5)
     assert not gradient[2].any(), "the third document has no cats"
-    if exclusive:
+    if exclusive and not smoothing:
         assert loss == pytest.approx((-np.log(0.2) - np.log(0.3)) / 3)
-    else:
+    elif not exclusive:
         assert gradient[1, 1] == 0, "the second document has no B in its cats"
+
+
+@pytest.mark.parametrize("exclusive", [True, False])
+def test_smoothed_and_weighted_loss_is_that_of_pytorch(tiny, exclusive):
+    nlp = pipeline(tiny)
+    settings = {"exclusive_classes": exclusive, "label_smoothing": 0.2}
+    textcat = nlp.add_pipe("trf_textcat", config=settings)
+    for label in "ABC":
+        textcat.add_label(label)
+    textcat.label_weights = {"A": 2.0, "B": 0.5}
+    truth = torch.tensor([[1.0, 0, 0], [0, 0, 1], [0, 1, 0]], dtype=torch.float64)
+    logits = torch.randn(3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    weights = torch.tensor([2.0, 0.5, 1.0], dtype=torch.float64)
+    if exclusive:
+        scores, smooth = logits.softmax(1), 0.8 * truth + 0.2 / 3
+        expected = -(weights * smooth * logits.log_softmax(1)).sum() / 3
+    else:
+        scores, smooth = logits.sigmoid(), 0.8 * truth + 0.1
+        loss = torch.nn.functional.binary_cross_entropy_with_logits
+        expected = loss(logits, smooth, pos_weight=weights, reduction="sum") / 3
+    cats = [dict(zip("ABC", row, strict=True)) for row in truth.tolist()]
+    golds = [Example.from_dict(nlp.make_doc("x"), {"cats": values}) for values in cats]
+    assert textcat.get_loss(golds, scores.numpy())[0] == pytest.approx(float(expected))
 
 
 def test_probabilities_are_averaged_over_sentences(tiny):

@@ -61,11 +61,15 @@ def test_damaged_features_are_named_and_never_used(tmp_path, stored, changes):
 )
 def test_only_a_pipeline_that_would_compute_the_same_features_reads_them(tiny, tmp_path, settings, used):
     nlp = pipeline(tiny, **settings)
+    nlp.add_pipe("trf_textcat", config={"head": "mean"})
     inputs = {"features": tmp_path, "wordpieces/dev": tmp_path / "pieces"}
     (tmp_path / features.REPORT).write_text("{}")
     assert features.folder(inputs, "dev", nlp) == tmp_path / "pieces"
-    (tmp_path / features.REPORT).write_text('{"precision": "fp32", "kernels": true}')
+    (tmp_path / features.REPORT).write_text('{"precision": "fp32", "kernels": true, "head": "mean"}')
     assert features.folder(inputs, "dev", nlp) == tmp_path / ("dev" if used else "pieces")
+    nlp.remove_pipe("trf_textcat")
+    nlp.add_pipe("trf_textcat")
+    assert features.folder(inputs, "dev", nlp) == tmp_path / "pieces", "another head reads other rows"
 
 
 def test_points_of_a_sweep_reuse_stored_features(finished, tmp_path):

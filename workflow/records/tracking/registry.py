@@ -20,6 +20,7 @@ def register(client: Any, run_id: str, params: Params, model: Path) -> bool:
     import mlflow
     import spacy
 
+    select_by = params["select_by"]
     name = f"{params['language']}_{params['package']['name']}"
     versions = client.search_model_versions(f"run_id = '{run_id}'")
     missing = not any(version.name == name and _has_files(version) for version in versions)
@@ -31,11 +32,9 @@ def register(client: Any, run_id: str, params: Params, model: Path) -> bool:
                 pip_requirements=["spacy-rootstock"],
                 registered_model_name=name,
             )
-        rule = (
-            f"The alias `{ALIAS}` is on the version with the {scores.RULE}, of those scored on the newest one's rows."
-        )
-        client.update_registered_model(name, description=rule)
-    best = _best(client, client.search_model_versions(f"name = '{name}'"))
+        best = f"The alias `{ALIAS}` is on the version with the {scores.RULES[select_by]}"
+        client.update_registered_model(name, description=f"{best}, of those scored on the newest one's rows.")
+    best = _best(client, client.search_model_versions(f"name = '{name}'"), select_by)
     client.set_registered_model_alias(name, ALIAS, best.version)
     return missing
 
@@ -46,14 +45,15 @@ def _has_files(version: Any) -> bool:
     return bool(unless_gone(lambda: mlflow.artifacts.list_artifacts(f"models:/{version.name}/{version.version}")))
 
 
-def _best(client: Any, versions: list[Any]) -> Any:
+def _best(client: Any, versions: list[Any], select_by: str) -> Any:
     """The best on dev of the versions that were scored on the same rows as the newest, and still have run and files."""
     runs = ((version, active_run(client, version.run_id)) for version in versions)
     scored = [(version, run.data) for version, run in runs if run is not None and DEV_ROWS in run.data.tags]
 
     def rank(entry: tuple[Any, Any]) -> tuple[float, ...]:
         version, data = entry
-        return *scores.rank({key: data.metrics[f"dev/{key}"] for key in ("accuracy", "log_loss")}), int(version.version)
+        dev = {key: data.metrics[f"dev/{key}"] for key in scores.RULES}
+        return *scores.rank(dev, select_by), int(version.version)
 
     newest_first = sorted(scored, key=lambda entry: -int(entry[0].version))
     rows = next(data.tags[DEV_ROWS] for version, data in newest_first if _has_files(version))
