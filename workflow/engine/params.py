@@ -85,6 +85,7 @@ class Finetune(_Section):
     dropout: Annotated[float, Field(ge=0, lt=1)]
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     class_weights: Literal["none", "balanced"]
+    calibrate: bool
     shuffle_buffer: Count
     precision: Literal["auto", "fp32", "bf16", "fp16"]
     kernels: bool

@@ -28,13 +28,14 @@ from ..engine.errors import Problem
 from ..engine.params import Finetune, Params
 from ..engine.stage import main
 from ..files import write_json
-from ..model import processes, scores
+from ..model import processes, scores, temperature
 from ..model.checkpoints import Checkpoints
 from ..model.determinism import make_deterministic
 from ..model.pipeline import build
 from ..model.points import at_point
 from ..records.tracking import live
 
+TEMPERATURE = "temperature.json"
 CURVE = {"accuracy": "dev_accuracy", "macro_f1": "dev_macro_f1", "log_loss": "dev_loss"}  # names in the dev curve
 
 
@@ -162,7 +163,16 @@ def train(
         return {}
     out = outputs["model"]
     assert now.best is not None  # dev is scored before the end
-    checkpoints.copy_best(now.best, out / "pipeline")
+    if settings.calibrate:
+        nlp = spacy.load(checkpoints.folder / now.best)
+        labelled = shards.read(shards.files(dev_docs), nlp.vocab)
+        found = temperature.calibrate(nlp, labelled, params.data.exclusive)
+        nlp.to_disk(out / "pipeline")
+        write_json(out / TEMPERATURE, found)
+        before, after = (found[when]["calibration_error"] for when in ("before", "after"))
+        print(f"temperature {found['temperature']:.3f}: calibration error on dev {before:.3f} -> {after:.3f}")
+    else:
+        checkpoints.copy_best(now.best, out / "pipeline")
     write_json(out / "train_curve.json", now.train_curve)
     write_json(out / "dev_curve.json", now.dev_curve)
     best = now.dev_curve[best_of(now.dev_curve, params.select_by)]

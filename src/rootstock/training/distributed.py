@@ -50,23 +50,46 @@ def update(
 def all_reduce_gradients(nlp: Language, share: float) -> None:
     """Replace the gradients in every process by their sum, weighted with each process's share of the batch.
 
-    A parameter without a gradient in any process gets none.
+    A parameter without a gradient in any process gets none. A gradient that is sparse, of an embedding table, has the
+    rows of all processes, and no others: Adam would also move rows whose gradient is zero.
 
     share: this process's part of the batch, between 0 and 1.
     """
     slots = [slot for _, component in nlp.pipeline for slot in _gradient_slots(getattr(component, "model", None))]
     gradients = [slot.read() for slot in slots]
     device = next((slot.weights.device for slot in slots), torch.device("cpu"))
-    present = torch.tensor([gradient is not None for gradient in gradients], dtype=torch.int32, device=device)
-    dist.all_reduce(present, dist.ReduceOp.MAX)
-    reduced = [(s, g) for s, g, anywhere in zip(slots, gradients, present.tolist(), strict=True) if anywhere]
+    kinds = torch.tensor([0 if g is None else SPARSE if g.is_sparse else DENSE for g in gradients], device=device)
+    dist.all_reduce(kinds, dist.ReduceOp.MAX)
+    reduced = [(s, g, kind) for s, g, kind in zip(slots, gradients, kinds.tolist(), strict=True) if kind]
     if not reduced:
         return
-    parts = [torch.zeros_like(s.weights).flatten() if g is None else g.flatten() * share for s, g in reduced]
-    flat = torch.cat(parts)  # one message instead of one per array
+    parts = [torch.zeros_like(s.weights) if g is None else g.to_dense() * share for s, g, _ in reduced]
+    flat = torch.cat([part.flatten() for part in parts])  # one message instead of one per array
     dist.all_reduce(flat)
-    for (slot, _), total in zip(reduced, flat.split([len(part) for part in parts]), strict=True):
-        slot.write(total.view_as(slot.weights))
+    rows = iter(_union_of_rows([(s.weights, g) for s, g, kind in reduced if kind == SPARSE]))
+    totals = flat.split([part.numel() for part in parts])
+    for (slot, _, kind), part in zip(reduced, totals, strict=True):
+        total = part.view_as(slot.weights)
+        if kind == SPARSE:
+            of = next(rows)
+            total = torch.sparse_coo_tensor(of[None], total[of], total.shape, check_invariants=False)
+        slot.write(total)
+
+
+DENSE, SPARSE = 1, 2  # kinds of gradients
+
+
+def _union_of_rows(tables: list[tuple[torch.Tensor, torch.Tensor | None]]) -> list[torch.Tensor]:
+    """For each table and its sparse gradient in this process, the rows that have a gradient in any process."""
+    if not tables:
+        return []
+    masks = [torch.zeros(len(weights), dtype=torch.int32, device=weights.device) for weights, _ in tables]
+    for mask, (_, gradient) in zip(masks, tables, strict=True):
+        if gradient is not None:
+            mask[gradient.coalesce().indices()[0]] = 1
+    flat = torch.cat(masks)
+    dist.all_reduce(flat, dist.ReduceOp.MAX)
+    return [mask.nonzero()[:, 0] for mask in flat.split([len(mask) for mask in masks])]
 
 
 class _GradientSlot(NamedTuple):
@@ -97,8 +120,4 @@ def _thinc_slot(node: Model, name: str) -> _GradientSlot:
 
 
 def _torch_slot(parameter: torch.nn.Parameter) -> _GradientSlot:
-    def read() -> torch.Tensor | None:
-        gradient = parameter.grad
-        return gradient.to_dense() if gradient is not None and gradient.is_sparse else gradient
-
-    return _GradientSlot(parameter, read, lambda total: setattr(parameter, "grad", total))
+    return _GradientSlot(parameter, lambda: parameter.grad, lambda total: setattr(parameter, "grad", total))

@@ -138,7 +138,16 @@ def kill_at(step: int, monkeypatch) -> None:
         ({"precision": "bf16"}, 4),
         ({"trainable": False}, 6),
         ({"grad_clip": 0.0, "warmup": 0.5}, 2),
-        ({"evaluate_every": 2, "max_steps": 7, "head_learning_rate": 1e-3, "class_weights": "balanced"}, 6),
+        (
+            {
+                "evaluate_every": 2,
+                "max_steps": 7,
+                "head_learning_rate": 1e-3,
+                "class_weights": "balanced",
+                "calibrate": True,
+            },
+            6,
+        ),
     ],
     ids=["in an epoch", "bf16, after an epoch", "frozen", "before a pipeline is saved", "dev within an epoch"],
 )
