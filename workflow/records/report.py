@@ -30,7 +30,7 @@ def main() -> None:
     if missing:
         raise Problem(ledger.explain(missing))
     best = _json("data/comparison/best.json")["point"]
-    evaluation = Path("data/evaluation", best)
+    evaluation, temperature = Path("data/evaluation", best), Path("data/model", best, "temperature.json")
     mine = {path.stem for path in SPENT.glob("*.json")}
     # Each section from the receipt of a stage that reads it.
     read_by = {"weights": "download_weights", "data": "sentencize@train", "evaluate": f"evaluate@{best}"}
@@ -60,6 +60,7 @@ def main() -> None:
         points_plot=_image(Path("data/comparison/points.png")),
         confusion=_image(evaluation / "confusion.png"),
         calibration=_image(evaluation / "calibration.png"),
+        temperature=_json(temperature) if temperature.is_file() else None,
         worst=_json(evaluation / "worst.json"),
         alignments=draw_alignments(settings, evaluation / "test.jsonl"),
     )

@@ -39,6 +39,9 @@ def page(finished, tmp_path_factory) -> str:
             content["deps"]["data/<few>"] = content["deps"].pop("data/few")
         receipt.unlink()
         receipt.write_text(json.dumps(content))
+    figures = {"log_loss": 0.625, "calibration_error": 0.25}, {"log_loss": 0.5, "calibration_error": 0.125}
+    temperature = {"temperature": 2.0, **dict(zip(("before", "after"), figures, strict=True))}
+    (project.folder / "data/model/base/temperature.json").write_text(json.dumps(temperature))
     (project.folder / "data/ledger/spent/killed.json").write_text(json.dumps(KILLED))
     project.module("records.ledger")
     assert "report  data/report.html" in project.module("records.report").stdout
@@ -70,6 +73,13 @@ class Parser(HTMLParser):
     def handle_data(self, data):
         if self.in_cell:
             self.cells[-1] += data
+
+
+def test_calibration_before_and_after(page):
+    assert (
+        "a temperature of 2.000" in page
+        and "0.250 before and is 0.125 now; the log loss was 0.625 and is 0.500" in page
+    )
 
 
 def test_nothing_from_data_becomes_html(page):
