@@ -1,5 +1,6 @@
 """The DAG under DVC: which stages run, what is reused, what MLflow records, and what the wheels contain."""
 
+import csv
 import json
 import sys
 import zipfile
@@ -245,6 +246,20 @@ def test_a_budget_stops_fine_tuning_and_is_recorded(project):
     stopped = f"stopped after {receipt['steps']} of 120 steps: carbon.budget_g"
     assert f"base: {stopped}" in project.module("records.ledger").stdout
     assert any(stopped in run.data.tags.get("training", "") for run in parent_runs(project))
+
+
+@pytest.mark.slow
+def test_experiments_of_dvc(finished, tmp_path):
+    """One runs what depends on its change, and stands in DVC's table beside the commit that it comes from."""
+    project = finished.copy(tmp_path / "project")
+    project.commit()
+    done = project.call("dvc", "exp", "run", "--name", "twice", "--set-param", "finetune.epochs=2", "evaluate@base")
+    assert executed(done.stdout) == ["finetune@base", "evaluate@base"]
+    shown = project.call("dvc", "exp", "show", "--csv").stdout.splitlines()
+    table = {row["Experiment"]: row for row in csv.DictReader(shown)}
+    commit = next(row for row in table.values() if row["typ"] == "baseline" and row["rev"])
+    assert (commit["finetune.epochs"], table["twice"]["finetune.epochs"]) == ("1", "2")
+    assert float(table["twice"]["base.dev.accuracy"]) > 0
 
 
 SAMPLES = {
