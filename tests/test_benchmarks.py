@@ -3,13 +3,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import encode
+from benchmarks import data, encode, quality
 from benchmarks.__main__ import BENCHMARKS, parse_arguments
 from benchmarks.harness import Goal, Measurement
 from benchmarks.precisions import available_precisions
 from benchmarks.report import Report
 from rootstock.encoder import encoder
-from tests.conftest import ROOT
+from tests.conftest import ROOT, SHARED
 
 
 @pytest.mark.slow
@@ -56,3 +56,56 @@ def test_all_benchmarks_are_selected_by_default():
     assert parse_arguments(["--full", "sweep", "matmul"]).names == ["sweep", "matmul"]
     with pytest.raises(SystemExit):
         parse_arguments(["matmull"])
+
+
+def test_each_draw_of_a_task_is_cut_anew_and_no_row_is_in_two_splits():
+    task = quality.TASKS["sample"]
+    draws = [quality.draw_rows(task, draw) for draw in (0, 0, 1)]
+    assert draws[0] == draws[1] != draws[2]
+    for splits in draws:
+        assert {split: len(rows) for split, rows in splits.items()} == {"train": 360, "dev": 90, "test": 150}
+        assert len({row["text"] for rows in splits.values() for row in rows}) == 600
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"the public data sets are not available in {SHARED}")
+@pytest.mark.parametrize("title", [title for title in quality.TASKS if title != "sample"])
+def test_draws_of_public_data(title):
+    task = quality.TASKS[title]
+    splits = quality.draw_rows(task, 1)
+    labels = {row["label"] for row in splits["train"]}
+    assert splits["test"] == quality.draw_rows(task, 2)["test"] and 500 <= len(splits["test"]) < 2000
+    assert not {row["text"] for row in splits["train"]} & {row["text"] for row in splits["dev"]}
+    if task.per_class:
+        assert len(splits["train"]) == task.per_class * len(labels) >= len(splits["dev"]) > 0
+    elif task.rows:
+        assert len(splits["train"]) in (task.rows, task.rows - task.rows // 10)
+
+
+def cell(contender: str, draw: int, test: float) -> dict:
+    return {"task": "x", "contender": contender, "draw": draw, "test": test, "dev": 0.5, "seconds": 2.0, "wh": 1.0}
+
+
+def test_the_table_compares_draw_by_draw():
+    cells = [cell("rootstock", 0, 0.8), cell("rootstock", 1, 0.6), cell("other", 0, 0.7), cell("other", 1, 0.4)]
+    assert quality.table(cells) == [
+        "x: rootstock: test 0.7000 (deviation 0.1414), 2 draws, 2.0 s, 1.00 Wh",
+        "x: other: test 0.5500 (deviation 0.2121), 2 draws, 2.0 s, 1.00 Wh; less rootstock: -0.1500 (deviation 0.0707)",
+    ]
+
+
+@pytest.mark.slow
+def test_cells_are_kept_and_not_measured_again(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(quality, "CELLS", tmp_path / "results/quality.jsonl")
+    monkeypatch.setattr(data, "WEIGHTS", tiny)
+    monkeypatch.setattr(quality, "TASKS", {"sample": quality.Task("sample", 2, epochs=1)})
+    quality.run(False, "sample", "rootstock")
+    quality.run(False, "sample", "spaCy, bag*")
+    written = quality.CELLS.read_text()
+    cells = quality.read_cells()
+    assert [(cell["contender"], cell["draw"]) for cell in cells] == [
+        (name, draw) for name in ("rootstock", "spaCy, bag of words") for draw in (0, 1)
+    ]
+    for found in cells:
+        assert 0.2 < found["test"] < 0.9 and found["seconds"] > 0 and found["wh"] > 0
+    notes = quality.run(False, "sample", "[rs][op]*g of words").notes
+    assert quality.CELLS.read_text() == written and len(notes) == 2
