@@ -18,7 +18,6 @@ from ..engine.errors import Problem
 from ..engine.stage import in_one_line
 
 STOPPED, PROBLEM = "stopped", "problem"  # files in which a process says why it has ended, in one line
-OUT_OF_MEMORY = "because the machine ran out of memory: lower finetune.processes or wordpiece.words_per_batch"
 METER_INTERVAL = 5  # seconds between two readings of the meter
 
 
@@ -66,7 +65,10 @@ def launch(work: Callable[..., Any], processes: int, *args: Any) -> Any:
             raise stop.Stopped("stopped without a new checkpoint") from None
         for number, process in failure.failures.items():
             if process.exitcode == -signal.SIGKILL:
-                raise Problem(f"process {number} was killed, perhaps {OUT_OF_MEMORY}") from None
+                raise Problem(
+                    f"process {number} was killed, perhaps because the machine ran out of memory: lower "
+                    "finetune.processes or wordpiece.words_per_batch"
+                ) from None
         raise
     finally:
         stop.listen()  # PyTorch has set handlers of its own
