@@ -124,6 +124,18 @@ def summarize(
     return _rounded(figures)
 
 
+def mcnemar(one: np.ndarray, other: np.ndarray) -> float:
+    """How likely equally good models would differ at least so much on the same documents: an exact p-value.
+
+    one, other: boolean (n_docs,), whether each model is right. Source: McNemar 1947, "Note on the Sampling Error of the
+    Difference Between Correlated Proportions or Percentages".
+    """
+    from scipy.stats import binomtest
+
+    only_one, only_other = int((one & ~other).sum()), int((other & ~one).sum())
+    return float(binomtest(only_one, only_one + only_other).pvalue) if only_one + only_other else 1.0
+
+
 RULES = {  # by the setting `select_by`
     "accuracy": "highest accuracy on dev, then lowest log loss",
     "macro_f1": "highest macro F1 on dev, then lowest log loss",

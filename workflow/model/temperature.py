@@ -5,7 +5,7 @@ Source: Guo et al. 2017, "On Calibration of Modern Neural Networks".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from thinc.api import to_numpy
 
 from . import scores
 
-WIDEST, STEPS = 5.0, 50  # log temperatures from -WIDEST to WIDEST are searched
+LOGARITHMS = (-5.0, 5.0)  # of the temperatures among which the best is searched
 
 
 def calibrate(nlp: Language, docs: Iterable[Doc], exclusive: bool) -> dict[str, Any]:
@@ -24,6 +24,8 @@ def calibrate(nlp: Language, docs: Iterable[Doc], exclusive: bool) -> dict[str, 
     No prediction changes if classes are exclusive and a document has one row of logits. RETURNS: the temperature, with
     log loss and calibration error before and after.
     """
+    from scipy.optimize import minimize_scalar
+
     head = nlp.get_pipe("trf_textcat")
     gold, logits, starts = logits_of(nlp, docs)
 
@@ -41,7 +43,8 @@ def calibrate(nlp: Language, docs: Iterable[Doc], exclusive: bool) -> dict[str, 
         error = scores.calibration(gold, p, exclusive)[1]
         return {"log_loss": float(scores.log_loss(gold, p, exclusive).mean()), "calibration_error": error}
 
-    temperature = _lowest(lambda log: figures(float(np.exp(log)))["log_loss"])
+    found = minimize_scalar(lambda log: figures(float(np.exp(log)))["log_loss"], bounds=LOGARITHMS, method="bounded")
+    temperature = float(np.exp(found.x))
     weights, bias = (to_numpy(head.linear.get_param(name)) for name in ("W", "b"))
     head.set_weights(weights / temperature, bias / temperature)
     return {"temperature": temperature, "before": figures(1.0), "after": figures(temperature)}
@@ -61,13 +64,3 @@ def logits_of(nlp: Language, docs: Iterable[Doc]) -> tuple[np.ndarray, np.ndarra
             logits.append(rows)
     starts = np.cumsum([0, *map(len, logits[:-1])])
     return np.array(gold), np.concatenate(logits), starts
-
-
-def _lowest(loss: Callable[[float], float]) -> float:
-    """The temperature whose logarithm has the lowest loss, by golden-section search (Kiefer 1953)."""
-    ratio = (5**0.5 - 1) / 2
-    low, high = -WIDEST, WIDEST
-    for _ in range(STEPS):
-        left, right = high - ratio * (high - low), low + ratio * (high - low)
-        low, high = (low, right) if loss(left) <= loss(right) else (left, high)
-    return float(np.exp((low + high) / 2))

@@ -29,7 +29,8 @@ def main() -> None:
     missing = ledger.gaps(stages, receipts)
     if missing:
         raise Problem(ledger.explain(missing))
-    best = _json("data/comparison/best.json")["point"]
+    comparison = _json("data/comparison/best.json")
+    best = comparison["point"]
     evaluation, temperature = Path("data/evaluation", best), Path("data/model", best, "temperature.json")
     mine = {path.stem for path in SPENT.glob("*.json")}
     # Each section from the receipt of a stage that reads it.
@@ -43,7 +44,7 @@ def main() -> None:
     page = environment.from_string(TEMPLATE.read_text("utf-8")).render(
         settings=settings,
         best=best,
-        rule=_json("data/comparison/best.json")["rule"],
+        comparison=comparison,
         metrics=_json("data/comparison/metrics.json"),
         receipts=receipts,
         mine=mine,

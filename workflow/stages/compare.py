@@ -8,6 +8,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..engine.params import Params
 from ..engine.stage import main
 from ..files import write_json
@@ -20,16 +22,21 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
     out = outputs["comparison"]
     metrics = {p: json.loads((inputs["evaluation"] / p / "metrics.json").read_text("utf-8")) for p in params.sweep}
     best = min(metrics, key=lambda point: scores.rank(metrics[point]["dev"], params.select_by))
+    right = {point: _right(inputs["evaluation"] / point / "test.jsonl") for point in metrics}
+    p_values = {point: scores.mcnemar(right[best], right[point]) for point in metrics if point != best}
     rows = [
         {
             "point": point,
             "changes": ", ".join(f"{key} {value}" for key, value in params.sweep[point].items()),
             **{f"{split}_{key}": splits[split][key] for split in ("dev", "test") for key in SHOWN},
+            "test_p": p_values.get(point, ""),
         }
         for point, splits in metrics.items()
     ]
     write_json(out / "metrics.json", metrics)
-    write_json(out / "best.json", {"point": best, "rule": scores.RULES[params.select_by]})
+    unclear = [point for point, p in p_values.items() if p > 1 - params.evaluate.confidence]
+    facts = {"rule": scores.RULES[params.select_by], "test_p": p_values, "unclear": unclear}
+    write_json(out / "best.json", {"point": best, **facts})
     with (out / "points.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
@@ -42,6 +49,14 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
     (out / "confusion.json").write_text(confusion.replace("<", "\N{FULLWIDTH LESS-THAN SIGN}"), "utf-8")
     for row in rows:
         print(f"{row['point']:12} dev {row['dev_accuracy']:.3f}  test {row['test_accuracy']:.3f}  {row['changes']}")
+    if unclear:
+        print(f"on test, the difference of {best} to {', '.join(unclear)} is within noise (McNemar's test)")
+
+
+def _right(predictions: Path) -> np.ndarray:
+    """Whether each prediction is right."""
+    with predictions.open(encoding="utf-8") as file:
+        return np.array([json.loads(line)["right"] for line in file])
 
 
 SHOWN = ("accuracy", "accuracy_low", "accuracy_high", "macro_f1", "log_loss", "calibration_error")

@@ -31,7 +31,9 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
     for split in ("dev", "test"):
         total = shards.report(inputs[f"wordpieces/{split}"])["documents"]
         stream = predict(nlp, features.folder(inputs, split, nlp), labels)
-        stream = _save_each(tqdm(stream, split, total, unit=" docs", disable=None), out / f"{split}.jsonl", labels)
+        stream = _save_each(
+            tqdm(stream, split, total, unit=" docs", disable=None), out / f"{split}.jsonl", labels, exclusive
+        )
         gold, predicted = arrays(stream, len(labels))
         metrics[split] = scores.summarize(
             gold,
@@ -56,7 +58,9 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
     print(f"test accuracy {test['accuracy']:.4f} ({interval}), {test['documents']} documents")
 
 
-def _save_each(predictions: Iterable[Prediction], path: Path, labels: list[str]) -> Iterator[Prediction]:
+def _save_each(
+    predictions: Iterable[Prediction], path: Path, labels: list[str], exclusive: bool
+) -> Iterator[Prediction]:
     """Write each prediction to the file before passing it on.
 
     Of more than LISTED labels, only those that are right, and the scores of the LISTED most probable.
@@ -67,7 +71,8 @@ def _save_each(predictions: Iterable[Prediction], path: Path, labels: list[str])
             if len(labels) > LISTED:
                 gold = {label: value for label, value in gold.items() if value}
             listed = _highest(dict(zip(labels, p.scores, strict=True)), LISTED)
-            row = {"row": p.row, "text": p.text, "gold": gold, "scores": listed}
+            [right] = scores.correct(np.array([p.gold]), np.array([p.scores]), exclusive).tolist()
+            row = {"row": p.row, "text": p.text, "gold": gold, "right": right, "scores": listed}
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
             yield p
 

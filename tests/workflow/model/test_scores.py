@@ -52,3 +52,12 @@ def test_summary_has_accuracy_f1_and_the_number_of_documents():
     figures = scores.summarize(GOLD, SCORES, list("abc"), exclusive=True, confidence=0.9, resamples=20, seed=0)
     assert figures["accuracy"] == 0.75 and figures["accuracy_low"] < 0.75 < figures["accuracy_high"]
     assert figures["f1"] == {"a": 0.8, "b": 0.0, "c": 1.0} and figures["documents"] == 4
+
+
+@pytest.mark.parametrize(
+    ("only_one", "only_other", "p"), [(0, 0, 1.0), (3, 0, 0.25), (0, 8, 1 / 128), (5, 5, 1.0), (1, 6, 0.125)]
+)
+def test_mcnemar_counts_documents_that_only_one_model_gets_right(only_one, only_other, p):
+    one = np.array([True] * (only_one + 4) + [False] * only_other)
+    other = np.array([False] * only_one + [True] * (4 + only_other))
+    assert scores.mcnemar(one, other) == pytest.approx(p) == scores.mcnemar(other, one)

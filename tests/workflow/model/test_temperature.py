@@ -3,8 +3,6 @@
 import numpy as np
 import pytest
 import spacy
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tests.conftest import pipeline
 from workflow.corpus import shards
@@ -62,8 +60,3 @@ def test_the_temperature_is_found_and_the_pipeline_has_it(saved):
     assert found["after"] == expected and found["after"]["log_loss"] < found["before"]["log_loss"]
     assert np.abs(after - before).max() > 0.05
     assert calibrated()["temperature"] == pytest.approx(1.0, abs=1e-3), "it is calibrated"
-
-
-@given(st.floats(-4.9, 4.9))
-def test_the_search_finds_the_lowest_point(log):
-    assert temperature._lowest(lambda x: (x - log) ** 2) == pytest.approx(np.exp(log), rel=1e-5)

@@ -25,6 +25,7 @@ def page(tmp_path, monkeypatch) -> str:
     split = {**dict.fromkeys(compare.SHOWN, 0.5), "f1": dict.fromkeys(TEXTS, 0.5)}
     write_json(inputs["evaluation"] / "base/metrics.json", {"dev": split, "test": split})
     write_json(inputs["evaluation"] / "base/confusion.json", [{"actual": a, "predicted": a} for a in TEXTS])
+    (inputs["evaluation"] / "base/test.jsonl").write_text('{"right": true}')
     for curve in compare.CURVES:
         write_json(inputs["model"] / "base" / curve, [{"step": 1, "loss": 1.0, "dev_loss": 1.0, "dev_accuracy": 0.5}])
     compare.run(params.load(ROOT / "params.yaml"), inputs, {"comparison": outputs})
@@ -53,3 +54,26 @@ def test_no_label_runs_in_the_page_of_dvc_plots(page):
     spec, _ = json.JSONDecoder().raw_decode(confusion, confusion.index("{"))
     labels = [row["actual"] for row in spec["data"]["values"]]
     assert labels == [text.replace("<", "＜") for text in TEXTS], "and every label is shown"
+
+
+@pytest.mark.parametrize(("other", "p", "unclear"), [("0001111111", 0.25, ["other"]), ("00000000", 1 / 128, [])])
+def test_the_best_point_is_compared_with_others_on_the_same_documents(tmp_path, other, p, unclear, capsys):
+    """All predictions of the best are right; of the other those that have a 1."""
+    inputs, out = {name: tmp_path / name for name in ("model", "evaluation")}, tmp_path / "comparison"
+    out.mkdir()
+    for point, right in {"best": "1" * len(other), "other": other}.items():
+        for folder in inputs.values():
+            (folder / point).mkdir(parents=True)
+        split = {**dict.fromkeys(compare.SHOWN, 0.5), "log_loss": 0.4 if point == "best" else 0.5}
+        write_json(inputs["evaluation"] / point / "metrics.json", {"dev": split, "test": split})
+        write_json(inputs["evaluation"] / point / "confusion.json", [])
+        rows = "\n".join(json.dumps({"right": char == "1"}) for char in right)
+        (inputs["evaluation"] / point / "test.jsonl").write_text(rows)
+        for curve in compare.CURVES:
+            write_json(inputs["model"] / point / curve, [])
+    settings = params.load(ROOT / "params.yaml").model_copy(update={"sweep": {"best": {}, "other": {}}})
+    compare.run(settings, inputs, {"comparison": out})
+    facts = json.loads((out / "best.json").read_text())
+    assert (facts["point"], facts["test_p"], facts["unclear"]) == ("best", {"other": pytest.approx(p)}, unclear)
+    noise = "on test, the difference of best to other is within noise" in capsys.readouterr().out
+    assert noise == bool(unclear)

@@ -87,9 +87,14 @@ def test_thousands_of_labels_are_folded_into_those_that_are_confused(tmp_path, e
         evaluate._plot(tmp_path, confusion, table, labels, {"accuracy": 0.5, "calibration_error": 0.1})
         assert 1000 < (tmp_path / "confusion.png").stat().st_size < 10**6
     predictions = [Prediction("a:1", "x", list(gold[0]), list(predicted[0]))]
-    assert list(evaluate._save_each(predictions, tmp_path / "saved.jsonl", labels)) == predictions
+    assert list(evaluate._save_each(predictions, tmp_path / "saved.jsonl", labels, exclusive)) == predictions
     saved = json.loads((tmp_path / "saved.jsonl").read_text())
-    assert saved["gold"] == {labels[0]: 1} and len(saved["scores"]) == 100 and saved["scores"][labels[7]] == 1
+    assert (
+        saved["gold"] == {labels[0]: 1}
+        and saved["right"] is False
+        and len(saved["scores"]) == 100
+        and saved["scores"][labels[7]] == 1
+    )
     row = {"row": "a:1", "text": "x", "gold": {labels[0]: 1}, "scores": dict(zip(labels, predicted[0], strict=True))}
     (tmp_path / "test.jsonl").write_text("\n".join([json.dumps(row)] * n_docs))
     [worst, *_] = evaluate._worst(tmp_path / "test.jsonl", gold, predicted, exclusive, 2)
