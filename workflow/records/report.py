@@ -45,6 +45,7 @@ def main() -> None:
         settings=settings,
         best=best,
         comparison=comparison,
+        recipes=[recipe for recipe in _json("data/comparison/recipes.json") if len(recipe["seeds"]) > 1],
         metrics=_json("data/comparison/metrics.json"),
         receipts=receipts,
         mine=mine,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
@@ -33,7 +35,9 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
         }
         for point, splits in metrics.items()
     ]
+    recipes = by_recipe(params, metrics)
     write_json(out / "metrics.json", metrics)
+    write_json(out / "recipes.json", recipes)
     unclear = [point for point, p in p_values.items() if p > 1 - params.evaluate.confidence]
     facts = {"rule": scores.RULES[params.select_by], "test_p": p_values, "unclear": unclear}
     write_json(out / "best.json", {"point": best, **facts})
@@ -49,8 +53,34 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
     (out / "confusion.json").write_text(confusion.replace("<", "\N{FULLWIDTH LESS-THAN SIGN}"), "utf-8")
     for row in rows:
         print(f"{row['point']:12} dev {row['dev_accuracy']:.3f}  test {row['test_accuracy']:.3f}  {row['changes']}")
+    for recipe in (recipe for recipe in recipes if len(recipe["seeds"]) > 1):
+        spread = ", ".join(f"{split} {_mean(recipe[split])}" for split in ("dev", "test"))
+        print(f"{recipe['recipe']}, {len(recipe['seeds'])} seeds: accuracy on {spread}")
     if unclear:
         print(f"on test, the difference of {best} to {', '.join(unclear)} is within noise (McNemar's test)")
+
+
+def by_recipe(params: Params, metrics: dict[str, Any]) -> list[dict[str, Any]]:
+    """The points that differ in nothing but the seed, with mean and standard deviation of their accuracies."""
+    groups: dict[str, dict[int, str]] = {}
+    for point, changes in params.sweep.items():
+        others = [f"{key} {value}" for key, value in sorted(changes.items()) if key != "seed"]
+        groups.setdefault(", ".join(others) or "no changes", {})[changes.get("seed", params.seed)] = point
+
+    def figures(split: str, points: Iterable[str]) -> dict[str, float | None]:
+        found = [metrics[point][split]["accuracy"] for point in points]
+        return {"mean": mean(found), "deviation": stdev(found) if len(found) > 1 else None}
+
+    recipes = []
+    for recipe, by_seed in groups.items():
+        seeds, points = zip(*sorted(by_seed.items()), strict=True)
+        scored = {split: figures(split, points) for split in ("dev", "test")}
+        recipes.append({"recipe": recipe, "seeds": seeds, "points": points, **scored})
+    return recipes
+
+
+def _mean(figures: dict[str, float]) -> str:
+    return f"{figures['mean']:.3f} (deviation {figures['deviation']:.3f})"
 
 
 def _right(predictions: Path) -> np.ndarray:

@@ -77,3 +77,22 @@ def test_the_best_point_is_compared_with_others_on_the_same_documents(tmp_path, 
     assert (facts["point"], facts["test_p"], facts["unclear"]) == ("best", {"other": pytest.approx(p)}, unclear)
     noise = "on test, the difference of best to other is within noise" in capsys.readouterr().out
     assert noise == bool(unclear)
+
+
+def test_points_that_differ_in_the_seed_are_one_recipe():
+    sweep = {
+        "base": {},
+        "again": {"seed": 7},
+        "hot": {"learning_rate": 0.1, "seed": 7},
+        "hotter": {"learning_rate": 0.1},
+    }
+    settings = params.load(ROOT / "params.yaml").model_copy(update={"sweep": sweep, "seed": 1})
+    accuracies = dict(zip(sweep, (0.5, 0.7, 0.25, 0.75), strict=True))
+    metrics = {point: {"dev": {"accuracy": 1.0}, "test": {"accuracy": value}} for point, value in accuracies.items()}
+    plain, hot = compare.by_recipe(settings, metrics)
+    assert (plain["recipe"], plain["seeds"], plain["points"]) == ("no changes", (1, 7), ("base", "again"))
+    assert plain["test"] == {"mean": pytest.approx(0.6), "deviation": pytest.approx(0.02**0.5)}
+    assert (hot["recipe"], hot["points"]) == ("learning_rate 0.1", ("hotter", "hot"))
+    assert hot["dev"] == {"mean": 1.0, "deviation": 0.0} and hot["test"]["mean"] == 0.5
+    [alone] = compare.by_recipe(settings.model_copy(update={"sweep": {"base": {}}}), metrics)
+    assert alone["test"] == {"mean": 0.5, "deviation": None}
