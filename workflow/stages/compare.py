@@ -57,7 +57,7 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
         spread = ", ".join(f"{split} {_mean(recipe[split])}" for split in ("dev", "test"))
         print(f"{recipe['recipe']}, {len(recipe['seeds'])} seeds: accuracy on {spread}")
     if unclear:
-        print(f"on test, the difference of {best} to {', '.join(unclear)} is within noise (McNemar's test)")
+        print(f"on test, the difference between {best} and {', '.join(unclear)} is within noise (McNemar's test)")
 
 
 def by_recipe(params: Params, metrics: dict[str, Any]) -> list[dict[str, Any]]:
@@ -65,7 +65,7 @@ def by_recipe(params: Params, metrics: dict[str, Any]) -> list[dict[str, Any]]:
     groups: dict[str, dict[int, str]] = {}
     for point, changes in params.sweep.items():
         others = [f"{key} {value}" for key, value in sorted(changes.items()) if key != "seed"]
-        groups.setdefault(", ".join(others) or "no changes", {})[changes.get("seed", params.seed)] = point
+        groups.setdefault(", ".join(others) or "as in params.yaml", {})[changes.get("seed", params.seed)] = point
 
     def figures(split: str, points: Iterable[str]) -> dict[str, float | None]:
         found = [metrics[point][split]["accuracy"] for point in points]

@@ -75,7 +75,7 @@ def test_the_best_point_is_compared_with_others_on_the_same_documents(tmp_path, 
     compare.run(settings, inputs, {"comparison": out})
     facts = json.loads((out / "best.json").read_text())
     assert (facts["point"], facts["test_p"], facts["unclear"]) == ("best", {"other": pytest.approx(p)}, unclear)
-    noise = "on test, the difference of best to other is within noise" in capsys.readouterr().out
+    noise = "on test, the difference between best and other is within noise" in capsys.readouterr().out
     assert noise == bool(unclear)
 
 
@@ -90,7 +90,7 @@ def test_points_that_differ_in_the_seed_are_one_recipe():
     accuracies = dict(zip(sweep, (0.5, 0.7, 0.25, 0.75), strict=True))
     metrics = {point: {"dev": {"accuracy": 1.0}, "test": {"accuracy": value}} for point, value in accuracies.items()}
     plain, hot = compare.by_recipe(settings, metrics)
-    assert (plain["recipe"], plain["seeds"], plain["points"]) == ("no changes", (1, 7), ("base", "again"))
+    assert (plain["recipe"], plain["seeds"], plain["points"]) == ("as in params.yaml", (1, 7), ("base", "again"))
     assert plain["test"] == {"mean": pytest.approx(0.6), "deviation": pytest.approx(0.02**0.5)}
     assert (hot["recipe"], hot["points"]) == ("learning_rate 0.1", ("hotter", "hot"))
     assert hot["dev"] == {"mean": 1.0, "deviation": 0.0} and hot["test"]["mean"] == 0.5
