@@ -37,7 +37,7 @@ oldest: ## run the library's tests on the oldest versions of its dependencies th
 	  $$($(PYTHON) -c 'import re, tomllib; print(*[re.sub(">=([0-9.]+).*", r"==\1", d) for d in tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"]])')
 	@.venv/oldest/bin/python -m pytest -n 2 --dist loadfile tests/rootstock tests/test_examples.py
 
-bench: $(READY) $(PEERS) ## run all benchmarks, which takes hours; `python -m benchmarks encode` runs one
+bench: $(READY) $(PEERS) ## run all benchmarks, which takes an hour; `python -m benchmarks encode` runs one
 	@python -m dvc repro # fetches the weights; a DAG that is up to date is measured
 	@python -m benchmarks
 

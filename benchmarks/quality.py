@@ -3,8 +3,8 @@
 A cell is one contender on one draw of one task. Each is kept as it ends, in quality.jsonl beside the report, and is not
 measured again: the whole can be done in many sittings, and be stopped at any time.
 
-    python -m benchmarks quality                       # all cells that are missing
-    python -m benchmarks.quality sample "rootstock*"   # those of some tasks and contenders, then the report
+    python -m benchmarks quality                       # a few cells; all that are missing with --full
+    python -m benchmarks.quality sample "rootstock*"   # those of some tasks and contenders
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from .report import RESULTS, Report, describe_machine
 Rows = list[dict[str, str]]
 CELLS = RESULTS / "quality.jsonl"
 TEST = 1000  # documents of a long test split
+SHORT = 3  # draws without --full
 
 
 class Task(NamedTuple):
@@ -81,17 +82,23 @@ def contenders(task: Task) -> dict[str, Contender]:
     return {contender.name: contender for contender in made}
 
 
-def run(full: bool, tasks: str = "*", names: str = "*") -> Report:
-    """Measure the cells that are missing, of tasks and contenders that match the patterns; report on all."""
+def run(full: bool) -> Report:
+    """All tasks and draws, or a few of the sample."""
+    return report("*", "*") if full else report("sample", "*", SHORT)
+
+
+def report(tasks: str, names: str, most: int | None = None) -> Report:
+    """Measure the cells that are missing, of tasks and contenders that match the patterns; at most some draws of each.
+
+    RETURNS: a report on all cells.
+    """
     for title, task in TASKS.items():
         done = {(cell["contender"], cell["draw"]) for cell in read_cells() if cell["task"] == title}
         for name, contender in contenders(task).items():
-            draws = [draw for draw in range(task.draws) if (name, draw) not in done]
+            draws = [draw for draw in range(task.draws)[:most] if (name, draw) not in done]
             if draws and fnmatchcase(title, tasks) and fnmatchcase(name, names):
                 measure(title, task, contender, draws)
-    report = Report("quality")
-    report.notes += table(read_cells())
-    return report
+    return Report("quality", notes=table(read_cells()))
 
 
 def measure(title: str, task: Task, contender: Contender, draws: list[int]) -> None:
@@ -172,4 +179,5 @@ def table(cells: list[dict[str, Any]]) -> list[str]:
 
 
 if __name__ == "__main__":
-    print("\n".join(run(False, *sys.argv[1:3]).notes))
+    tasks, names = sys.argv[1:]
+    print("\n".join(report(tasks, names).notes))

@@ -98,8 +98,8 @@ def test_cells_are_kept_and_not_measured_again(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(quality, "CELLS", tmp_path / "results/quality.jsonl")
     monkeypatch.setattr(data, "WEIGHTS", tiny)
     monkeypatch.setattr(quality, "TASKS", {"sample": quality.Task("sample", 2, epochs=1)})
-    quality.run(False, "sample", "rootstock")
-    quality.run(False, "sample", "spaCy, bag*")
+    quality.report("sample", "rootstock")
+    quality.report("sample", "spaCy, bag*")
     written = quality.CELLS.read_text()
     cells = quality.read_cells()
     assert [(cell["contender"], cell["draw"]) for cell in cells] == [
@@ -107,5 +107,5 @@ def test_cells_are_kept_and_not_measured_again(tiny, tmp_path, monkeypatch):
     ]
     for found in cells:
         assert 0.2 < found["test"] < 0.9 and found["seconds"] > 0 and found["wh"] > 0
-    notes = quality.run(False, "sample", "[rs][op]*g of words").notes
+    notes = quality.report("sample", "[rs][op]*g of words").notes
     assert quality.CELLS.read_text() == written and len(notes) == 2
