@@ -20,8 +20,10 @@ def test_pieces_equal_those_of_a_pipeline(tiny, tmp_path, sentencized):
     docs = list(nlp.pipe(TEXTS))
     sentences, out = tmp_path / "sentences", tmp_path / "wordpieces"
     shards.write(docs, sentences, 3)
-    write_json(sentences / shards.REPORT, {"labels": ["A", "B"], "documents": len(docs)})
-    wordpiece.run(params.load(ROOT / "params.yaml"), {"sentences": sentences, "weights": tiny}, {"wordpieces": out})
+    write_json(sentences / shards.REPORT, {"labels": ["A", "B"], "documents": len(docs), "documents_per_label": {}})
+    settings = params.load(ROOT / "params.yaml")
+    settings = settings.model_copy(update={"wordpiece": settings.wordpiece.model_copy(update={"spans": "sentence"})})
+    wordpiece.run(settings, {"sentences": sentences, "weights": tiny}, {"wordpieces": out})
 
     nlp.add_pipe("trf_wordpiecer", config={"weights": str(tiny)})
     stored = list(shards.read(shards.files(out), nlp.vocab))
