@@ -1,12 +1,14 @@
-"""A disk that is full, or cannot be written: real file systems, mounted in a namespace of their own."""
+"""A disk that is full, or cannot be written, on file systems mounted in a namespace of their own; a file lost in the cache."""
 
+import hashlib
 import json
 import shutil
 import subprocess
 
 import pytest
 
-from tests.workflow.project import Project
+from tests.workflow.project import Project, executed
+from workflow.files import digest
 
 NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount"]
 CANNOT_MOUNT = not shutil.which("unshare") or subprocess.run([*NAMESPACE, "true"], capture_output=True).returncode
@@ -55,3 +57,16 @@ def test_a_read_only_cache_fails_and_leaves_nothing_wrong(project):
     assert done.returncode != 0 and "Read-only file system" in done.stderr
     project.call("dvc", "repro", "evaluate@base")
     assert len(json.loads((project.folder / "data/evaluation/base/worst.json").read_text())) == 3
+
+
+@pytest.mark.slow
+def test_what_was_removed_from_the_cache_is_computed_again(project):
+    """One file of a model, from the cache and from the folder that DVC would restore."""
+    model = project.folder / "data/model/base"
+    expected, path = digest(model), model / "pipeline/trf_textcat/head.safetensors"
+    md5 = hashlib.md5(path.read_bytes()).hexdigest()
+    [cached] = (project.folder / ".dvc/cache").rglob(f"{md5[:2]}/{md5[2:]}")
+    cached.unlink()
+    shutil.rmtree(model)
+    done = project.call("dvc", "repro", "evaluate@base")
+    assert "finetune@base" in executed(done.stdout) and digest(model) == expected

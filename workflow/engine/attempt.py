@@ -118,10 +118,15 @@ def _check_inputs(stage: dag.Stage, stages: dict[str, dag.Stage], digests: dict[
         if made.keys() != set(stages[name].outs) - {str(path)}:
             raise _damaged(path)
         for out in made.keys() & digests.keys():
-            if made[out] != digests[out]:
-                _distrust(Path(out))
-                path.unlink(missing_ok=True)
-                raise Problem(f"{out}: damaged, or edited, since {name} wrote it. The next `make repro` makes it anew")
+            require_as_made(name, out, made[out], digests[out])
+
+
+def require_as_made(name: str, out: str, made: str, found: str) -> None:
+    """Raises Problem if the digest of a stage's result is not the one in its receipt."""
+    if made != found:
+        _distrust(Path(out))
+        (RECEIPTS / f"{name}.json").unlink(missing_ok=True)
+        raise Problem(f"{out}: damaged, or edited, since {name} wrote it. The next `make repro` makes it anew")
 
 
 def read_receipt(name: str) -> dict[str, Any]:

@@ -91,6 +91,21 @@ def test_damaged_records_are_named(finished, tmp_path):
     project.module("records.ledger")
 
 
+def test_a_damaged_wheel_is_noticed_and_made_anew(finished, tmp_path):
+    """A byte of it, with the same size and time, which DVC goes by."""
+    project = finished.copy(tmp_path / "project")
+    [wheel] = (project.folder / "data/package").glob("en_*.whl")
+    content, before = wheel.read_bytes(), wheel.stat()
+    wheel.chmod(0o644)
+    wheel.write_bytes(content[:1000] + bytes([content[1000] ^ 1]) + content[1001:])
+    os.utime(wheel, ns=(before.st_atime_ns, before.st_mtime_ns))
+    done = project.module("records.ledger", check=False)
+    assert done.stderr.startswith("ledger: error: data/package: damaged, or edited, since package wrote it. The next")
+    project.call("dvc", "repro")
+    assert wheel.read_bytes() == content
+    project.module("records.ledger")
+
+
 def test_the_model_card_has_the_same_figures_as_mlflow(finished, tmp_path):
     project = finished.copy(tmp_path / "project")
     project.module("records.ledger")
