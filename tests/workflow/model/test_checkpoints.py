@@ -1,5 +1,7 @@
+import os
 import random
 import shutil
+from pathlib import Path
 
 import pytest
 from thinc.api import Adam
@@ -37,6 +39,33 @@ def test_the_last_checkpoint_and_its_best_pipeline_stay(nlp, copy):
     copy.write(6, {"best": copy.keep_best(nlp, 5)}, nlp, Adam(0.1))
     assert names(copy) == {"step-6", "best-5"}
     assert copy.find().name == "step-6"
+
+
+def test_a_power_failure_finds_a_whole_checkpoint_on_the_disk(nlp, copy, monkeypatch):
+    """All files of the new one and of its best pipeline are on the disk before it gets its name, and the name before the
+    old one is removed.
+    """
+    events = []
+    sync, rename, remove = os.fsync, Path.rename, copy._remove_all_but
+
+    def synced(descriptor: int) -> None:
+        sync(descriptor)
+        events.append(("sync", Path(f"/proc/self/fd/{descriptor}").readlink()))
+
+    def renamed(path: Path, target: Path) -> Path:
+        events.append(("rename", target))
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "rename", renamed)
+    monkeypatch.setattr(copy, "_remove_all_but", lambda *names: (events.append(("remove", None)), remove(*names)))
+    copy.write(4, {"best": copy.keep_best(nlp, 4)}, nlp, Adam(0.1))
+    named = events.index(("rename", copy.folder / "step-4"))
+    before = {path for what, path in events[:named] if what == "sync"}
+    for folder, place in (("step-4", copy.part), ("best-4", copy.folder / "best-4")):
+        files = [path.relative_to(copy.folder / folder) for path in (copy.folder / folder).rglob("*")]
+        assert len(files) > 3 and {place, *(place / file for file in files)} <= before
+    assert events[named + 1 :] == [("sync", copy.folder), ("remove", None)]
 
 
 def test_half_a_checkpoint_is_no_checkpoint(copy):
