@@ -173,7 +173,7 @@ def table(cells: list[dict[str, Any]]) -> list[str]:
                 f"{figures['seconds']:.1f} s, {figures['wh']:.2f} Wh"
             )
             if draws is not first and len(pairs) > 1:
-                line += f"; less {next(iter(RECIPES))}: {mean(pairs):+.4f} (deviation {stdev(pairs):.4f})"
+                line += f"; difference from {next(iter(RECIPES))}: {mean(pairs):+.4f} (deviation {stdev(pairs):.4f})"
             lines.append(line)
     return lines
 

@@ -89,7 +89,7 @@ def test_the_table_compares_draw_by_draw():
     cells = [cell("rootstock", 0, 0.8), cell("rootstock", 1, 0.6), cell("other", 0, 0.7), cell("other", 1, 0.4)]
     assert quality.table(cells) == [
         "x: rootstock: test 0.7000 (deviation 0.1414), 2 draws, 2.0 s, 1.00 Wh",
-        "x: other: test 0.5500 (deviation 0.2121), 2 draws, 2.0 s, 1.00 Wh; less rootstock: -0.1500 (deviation 0.0707)",
+        "x: other: test 0.5500 (deviation 0.2121), 2 draws, 2.0 s, 1.00 Wh; difference from rootstock: -0.1500 (deviation 0.0707)",
     ]
 
 

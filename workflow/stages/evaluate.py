@@ -63,7 +63,7 @@ def _save_each(
 ) -> Iterator[Prediction]:
     """Write each prediction to the file before passing it on.
 
-    Of more than LISTED labels, only those that are right, and the scores of the LISTED most probable.
+    With more than LISTED labels, a row has only the gold labels that apply, and the LISTED highest scores.
     """
     with path.open("w", encoding="utf-8") as file:
         for p in predictions:

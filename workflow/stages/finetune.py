@@ -35,7 +35,6 @@ from ..model.pipeline import build
 from ..model.points import at_point
 from ..records.tracking import live
 
-TEMPERATURE = "temperature.json"
 CURVE = {"accuracy": "dev_accuracy", "macro_f1": "dev_macro_f1", "log_loss": "dev_loss"}  # names in the dev curve
 
 
@@ -168,7 +167,7 @@ def train(
         labelled = shards.read(shards.files(dev_docs), nlp.vocab)
         found = temperature.calibrate(nlp, labelled, params.data.exclusive)
         nlp.to_disk(out / "pipeline")
-        write_json(out / TEMPERATURE, found)
+        write_json(out / "temperature.json", found)
         before, after = (found[when]["calibration_error"] for when in ("before", "after"))
         print(f"temperature {found['temperature']:.3f}: calibration error on dev {before:.3f} -> {after:.3f}")
     else:

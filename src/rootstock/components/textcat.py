@@ -68,7 +68,7 @@ def make_textcat(
 class TrfTextCat(ToBytesMixin, Head):
     """Sets `doc.cats`: a probability for each label. A document without tokens gets zeros, as in spaCy's textcat.
 
-    `label_weights`: how much a document with a label counts in training; 1.0 if it is not there. It is not saved.
+    `label_weights`: in training, the weight of documents with a label; 1.0 for labels that it lacks. It is not saved.
     """
 
     def __init__(
@@ -231,7 +231,7 @@ class TrfTextCat(ToBytesMixin, Head):
     def get_loss(self, examples: Iterable[Example], scores: Any) -> tuple[float, Any]:
         """The cross-entropy, averaged over documents, and its gradient (n_docs, n_labels).
 
-        A document that has a label counts as often as `label_weights` says; once, if it does not say.
+        Documents with a label are weighted by `label_weights`.
         A label missing in a document's cats counts as 0 if classes are exclusive, and is ignored otherwise. A document
         without cats is ignored, and so is one without tokens: its scores are zero.
         """

@@ -71,8 +71,8 @@ def all_reduce_gradients(nlp: Language, share: float) -> None:
     for (slot, _, kind), part in zip(reduced, totals, strict=True):
         total = part.view_as(slot.weights)
         if kind == SPARSE:
-            of = next(rows)
-            total = torch.sparse_coo_tensor(of[None], total[of], total.shape, check_invariants=False)
+            touched = next(rows)
+            total = torch.sparse_coo_tensor(touched[None], total[touched], total.shape, check_invariants=False)
         slot.write(total)
 
 

@@ -62,7 +62,7 @@ class LiveRun:
 
 @contextmanager
 def run(params: Params, model: Path, enabled: bool = True, run_id: str | None = None) -> Iterator[LiveRun]:
-    """Log a training, and how it ends. A run of an earlier training for the same model ends, too, if that was killed.
+    """Log a training, and how it ends. The run of an earlier training of the same model that was killed ends as KILLED.
 
     model: the folder that the model will be in. enabled: whether this process logs; with several processes, only rank 0
     does. run_id: of a run to continue.
