@@ -125,7 +125,7 @@ def summarize(
 
 
 def mcnemar(one: np.ndarray, other: np.ndarray) -> float:
-    """How likely equally good models would differ at least so much on the same documents: an exact p-value.
+    """Exact p-value: the probability that two equally good models differ at least this much on the same documents.
 
     one, other: boolean (n_docs,), whether each model is right. Source: McNemar 1947, "Note on the Sampling Error of the
     Difference Between Correlated Proportions or Percentages".

@@ -1,4 +1,4 @@
-"""Temperature scaling: probabilities that are right as often as they say.
+"""Temperature scaling, which calibrates the probabilities of a classifier.
 
 Source: Guo et al. 2017, "On Calibration of Modern Neural Networks".
 """
