@@ -11,7 +11,7 @@ import yaml
 from tests.conftest import ROOT
 from workflow.engine import dag, params
 from workflow.engine.errors import Problem
-from workflow.files import write_json
+from workflow.files import digest, write_json
 from workflow.records import costs, ledger, report
 
 FIGURES = {"seconds": 2.0, "kwh": 1e-3, "kwh_low": 5e-4, "kwh_high": 2e-3, "grid_g_per_kwh": 400.0, "method": "RAPL"}
@@ -32,6 +32,9 @@ def compute(*names: str, content: str = "a") -> None:
         folder, receipt = map(Path, stages[name].outs)
         for path in (folder, receipt.parent):
             path.mkdir(parents=True, exist_ok=True)
+        if name.startswith("package"):
+            (folder / f"en_{name}-0.1.0-py3-none-any.whl").write_text(content)
+            content = digest(folder)  # the ledger compares it with the wheels
         facts = {"stage": name, "run_id": name, "steps": 1, "steps_planned": 1, "started": "2026"}
         write_json(receipt, {**facts, **FIGURES, "deps": deps, "outs": {str(folder): content}})
         if name.startswith("evaluate"):
@@ -39,8 +42,6 @@ def compute(*names: str, content: str = "a") -> None:
             write_json(folder / "metrics.json", {"dev": split, "test": split})
         if name == "compare":
             write_json(folder / "best.json", {"point": "hot"})
-        if name.startswith("package"):
-            (folder / f"en_{name}-0.1.0-py3-none-any.whl").touch()
 
 
 @pytest.fixture
