@@ -32,11 +32,12 @@ def compute(*names: str, content: str = "a") -> None:
         folder, receipt = map(Path, stages[name].outs)
         for path in (folder, receipt.parent):
             path.mkdir(parents=True, exist_ok=True)
+        made = content
         if name.startswith("package"):
             (folder / f"en_{name}-0.1.0-py3-none-any.whl").write_text(content)
-            content = digest(folder)  # the ledger compares it with the wheels
+            made = digest(folder)  # the ledger compares it with the wheels
         facts = {"stage": name, "run_id": name, "steps": 1, "steps_planned": 1, "started": "2026"}
-        write_json(receipt, {**facts, **FIGURES, "deps": deps, "outs": {str(folder): content}})
+        write_json(receipt, {**facts, **FIGURES, "deps": deps, "outs": {str(folder): made}})
         if name.startswith("evaluate"):
             split = {"documents": 4, "accuracy": 0.5, "accuracy_low": 0.1, "accuracy_high": 0.9, "macro_f1": 0.5}
             write_json(folder / "metrics.json", {"dev": split, "test": split})
@@ -185,7 +186,7 @@ def test_all_points_are_scored_on_the_same_rows(recorded):
         assert all(f"data/wordpieces/{split}" in stages[f"evaluate@{point}"].deps for point in ("base", "hot"))
 
 
-def digest(tmp_path: Path, rows: list[dict], exclusive: bool = True) -> str:
+def rows_digest(tmp_path: Path, rows: list[dict], exclusive: bool = True) -> str:
     (tmp_path / "dev.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf-8")
     return ledger.rows_digest(tmp_path, "dev", {"data": {"exclusive": exclusive}})
 
@@ -195,7 +196,11 @@ def test_scores_are_comparable_if_texts_and_labels_are_the_same(tmp_path):
     a = {"row": "train.jsonl:1", "text": "good", "gold": {"P": 1, "N": 0}, "scores": {"P": 0.5, "N": 0.5}}
     b = {**a, "text": "bad", "gold": {"P": 0, "N": 1}}
     same = [{**b, "row": "dev.csv:7", "scores": {}}, {**a, "gold": {"N": 0, "P": 1}}]
-    assert digest(tmp_path, [a, b]) == digest(tmp_path, same)
+    assert rows_digest(tmp_path, [a, b]) == rows_digest(tmp_path, same)
     others = [[a], [a, b, b], [a, {**b, "text": "bad!"}], [a, {**b, "gold": a["gold"]}]]
-    digests = [digest(tmp_path, [a, b]), digest(tmp_path, [a, b], False), *(digest(tmp_path, rows) for rows in others)]
+    digests = [
+        rows_digest(tmp_path, [a, b]),
+        rows_digest(tmp_path, [a, b], False),
+        *(rows_digest(tmp_path, rows) for rows in others),
+    ]
     assert len(set(digests)) == len(digests)
