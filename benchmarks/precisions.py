@@ -13,5 +13,5 @@ def available_precisions(report: Report) -> list[str]:
     """fp32, and auto if that is bf16 on this CPU. Otherwise auto is the same as fp32, and the report says so."""
     if encoder.has_fast_bf16(torch.device("cpu")):
         return ["fp32", "auto"]
-    report.notes.append("this CPU has neither AMX nor AVX512-BF16, so auto is the same as fp32 and was not measured")
+    report.notes.append("bf16 is not faster on this CPU, so auto is the same as fp32 and was not measured")
     return ["fp32"]

@@ -144,6 +144,17 @@ def test_bf16_is_not_chosen_if_pytorch_does_not_tell(monkeypatch):
     assert encoder.has_fast_bf16(torch.device("cpu")) is False
 
 
+@pytest.mark.parametrize(
+    ("amx", "avx512", "intel", "fast"),
+    [(True, True, True, True), (False, True, True, False), (False, True, False, True), (False, False, False, False)],
+)
+def test_bf16_is_chosen_where_it_is_faster(monkeypatch, amx, avx512, intel, fast):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512, raising=False)
+    monkeypatch.setattr(encoder, "_is_intel", lambda: intel)
+    assert encoder.has_fast_bf16(torch.device("cpu")) is fast
+
+
 def test_bf16_of_onednn_is_not_used_if_pytorch_does_not_tell(monkeypatch):
     monkeypatch.setattr(linear, "_onednn", Namespace(_is_mkldnn_bf16_supported=lambda: False))
     assert not linear.onednn_supports(torch.device("cpu"), torch.bfloat16)
