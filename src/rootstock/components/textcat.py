@@ -21,6 +21,7 @@ from .. import attributes
 from ..weights.families import classifier_of
 from ..weights.weights import ToBytesMixin
 from .backward import BackwardPass, Transformer
+from .contrast import contrast, overlap
 from .head import Head
 from .hidden import hidden_layer, set_hidden
 from .pooling import CLASS_PIECE_POOLING, POOLING, Rows
@@ -68,7 +69,11 @@ def make_textcat(
 class TrfTextCat(ToBytesMixin, Head):
     """Sets `doc.cats`: a probability for each label. A document without tokens gets zeros, as in spaCy's textcat.
 
-    `label_weights`: in training, the weight of documents with a label; 1.0 for labels that it lacks. It is not saved.
+    Two attributes are for training, and are not saved:
+
+    - `label_weights`: the weight of documents with a label; 1.0 for labels that it lacks.
+    - `contrastive`: whether the transformer learns to separate the vectors of documents with different labels
+      (`contrast.py`). The output layer does not learn then: call `set_weights` afterwards.
     """
 
     def __init__(
@@ -88,6 +93,7 @@ class TrfTextCat(ToBytesMixin, Head):
         self.head = head
         self.label_smoothing = label_smoothing
         self.label_weights: dict[str, float] = {}
+        self.contrastive = False
         self.cfg: dict[str, Any] = {"labels": [], "threshold": threshold}
         self.hidden: Model | None = None
         self._build()
@@ -211,6 +217,8 @@ class TrfTextCat(ToBytesMixin, Head):
     def learn(self, docs: list[Doc], examples: list[Example], drop: float) -> float:
         self._require_labels()
         rows = [self.rows(doc) for doc in docs]
+        if self.contrastive:
+            return self._learn_contrast(rows, self._truth(examples))
         scores, backprop = self.model.begin_update([row for row, _ in rows])
         loss, d_scores = self.get_loss(examples, scores)
         for (_, backprop_rows), d_rows in zip(rows, backprop(d_scores), strict=True):
@@ -218,6 +226,27 @@ class TrfTextCat(ToBytesMixin, Head):
         if self.head == "native" and self.tok2vec and not classifier_of(self.tok2vec.transformer.config).bias:
             self.linear.set_grad("b", self.model.ops.alloc1f(len(self.labels)))
         return loss
+
+    def _learn_contrast(self, rows: list[Rows], truth: np.ndarray) -> float:
+        """The loss of the documents' vectors, each the mean of its rows; adds its gradient."""
+        kept = [i for i, (row, _) in enumerate(rows) if len(row)]
+        xp = get_array_module(rows[kept[0]][0])
+        vectors = xp.stack([rows[i][0].mean(axis=0) for i in kept])
+        loss, d_vectors = contrast(vectors, xp.asarray(overlap(truth[kept])))
+        for i, d_vector in zip(kept, d_vectors, strict=True):
+            row, backprop_rows = rows[i]
+            backprop_rows(xp.broadcast_to(d_vector / len(row), row.shape))
+        return loss
+
+    def _truth(self, examples: Iterable[Example]) -> np.ndarray:
+        """The labels, array (n_docs, n_labels) of 0 to 1; NaN for one that is missing.
+
+        A label missing in a document's cats counts as 0 if classes are exclusive.
+        """
+        missing = 0.0 if self.exclusive_classes else np.nan
+        cats = [eg.reference.cats for eg in examples]
+        rows = [[c.get(label, missing) if c else np.nan for label in self.labels] for c in cats]
+        return np.array(rows, dtype="float64").reshape(len(rows), len(self.labels))
 
     def logits(self, docs: Iterable[Doc]) -> list[Any]:
         """For each document an array (n_rows, n_labels): the input of softmax or sigmoid.
@@ -236,10 +265,7 @@ class TrfTextCat(ToBytesMixin, Head):
         without cats is ignored, and so is one without tokens: its scores are zero.
         """
         xp = get_array_module(scores)
-        cats = [eg.reference.cats for eg in examples]
-        missing = 0.0 if self.exclusive_classes else np.nan
-        rows = [[c.get(label, missing) if c else np.nan for label in self.labels] for c in cats]
-        truth = xp.asarray(rows, dtype="float64").reshape(scores.shape)
+        truth = xp.asarray(self._truth(examples))
         annotated = ~xp.isnan(truth) & scores.any(axis=1, keepdims=True)
         truth = xp.where(annotated, truth, 0)
         uniform = truth.mean(axis=1, keepdims=True) if self.exclusive_classes else 0.5
@@ -249,7 +275,7 @@ class TrfTextCat(ToBytesMixin, Head):
         loss, gradient = -weights * truth * xp.log(p), -weights * truth / p
         if not self.exclusive_classes:
             loss, gradient = loss - (1 - truth) * xp.log(1 - p), gradient + (1 - truth) / (1 - p)
-        n_docs = len(cats)
+        n_docs = len(truth)
         return float((loss * annotated).sum() / n_docs), (gradient * annotated / n_docs).astype(scores.dtype)
 
     def score(self, examples: Iterable[Example], **kwargs: Any) -> dict[str, Any]:
