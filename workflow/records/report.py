@@ -19,6 +19,7 @@ from . import costs, ledger
 from .tracking import results
 
 PAGE, TEMPLATE = Path("data/report.html"), Path(__file__).with_suffix(".html")
+CONFUSED = 10  # pairs of labels that are listed
 COLUMN, ROW, BOX = (190, 62, (158, 46))  # sizes in the drawing of the DAG, in pixels
 
 
@@ -64,10 +65,22 @@ def main() -> None:
         calibration=_image(evaluation / "calibration.png"),
         temperature=_json(temperature) if temperature.is_file() else None,
         worst=_json(evaluation / "worst.json"),
+        confused=_json(evaluation / "confused.json")[:CONFUSED],
+        kinds=side_by_side(_json(evaluation / "kinds.json")),
+        doubtful=_json(evaluation / "doubtful.json"),
         alignments=draw_alignments(settings, evaluation / "test.jsonl"),
     )
     PAGE.write_text(page, encoding="utf-8")
     print(f"report  {PAGE}")
+
+
+def side_by_side(kinds: dict[str, list[dict[str, Any]]]) -> dict[tuple[str, str], dict[str, dict[str, Any]]]:
+    """From the counts of errors of each split to those of each kind: by split."""
+    keys = dict.fromkeys((row["kind"], row["value"]) for rows in kinds.values() for row in rows)
+    counts = {split: {(row["kind"], row["value"]): row for row in rows} for split, rows in kinds.items()}
+    first = list(dict.fromkeys(kind for kind, _ in keys))
+    ordered = sorted(keys, key=lambda key: (first.index(key[0]), int(key[1].split()[0])))
+    return {key: {split: found[key] for split, found in counts.items() if key in found} for key in ordered}
 
 
 def _json(path: str | Path) -> Any:

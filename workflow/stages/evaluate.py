@@ -1,4 +1,4 @@
-"""Score dev and test, with confidence intervals, calibration, a confusion matrix and the worst errors."""
+"""Score dev and test, with confidence intervals, calibration, a confusion matrix, and errors worth reading."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from typing import Any
 
 import numpy as np
 import spacy
+from spacy.language import Language
 from tqdm import tqdm
+
+from rootstock.pieces.pieces import Pieces
 
 from ..corpus import features, shards
 from ..corpus.predictions import Prediction, arrays, predict
 from ..engine.params import Params
 from ..engine.stage import main
 from ..files import write_json
-from ..model import scores
+from ..model import errors, scores
 from ..model.determinism import make_deterministic
 
 
@@ -28,6 +31,8 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
     nlp = spacy.load(inputs["model"] / "pipeline")
     labels = list(nlp.get_pipe("trf_textcat").labels)
     metrics: dict[str, Any] = {}
+    kinds: dict[str, Any] = {}
+    doubtful: list[dict[str, Any]] = []
     for split in ("dev", "test"):
         total = shards.report(inputs[f"wordpieces/{split}"])["documents"]
         stream = predict(nlp, features.folder(inputs, split, nlp), labels)
@@ -44,6 +49,14 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
             resamples=params.evaluate.resamples,
             seed=params.seed,
         )
+        right = scores.correct(gold, predicted, exclusive)
+        kinds[split] = errors.by_kind(_facts(inputs[f"wordpieces/{split}"], nlp), right)
+        doubts = errors.doubtful(gold, predicted, exclusive)[: params.evaluate.worst]
+        rows = _rows(out / f"{split}.jsonl", [doc for doc, _, _ in doubts])
+        doubtful += [
+            {"split": split, **row, "label": labels[label], "probability": round(p, 4)}
+            for row, (_, label, p) in zip(rows, doubts, strict=True)
+        ]
     # From here on, gold and predicted are those of test.
     table, _ = scores.calibration(gold, predicted, exclusive)
     write_json(out / "metrics.json", metrics)
@@ -52,6 +65,8 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
     confusion, confused = _confusion(gold, predicted, labels, exclusive)
     write_json(out / "confusion.json", confusion)
     write_json(out / "confused.json", confused)
+    write_json(out / "kinds.json", kinds)
+    write_json(out / "doubtful.json", doubtful)
     _plot(out, confusion, table, labels, metrics["test"])
     test = metrics["test"]
     interval = f"{params.evaluate.confidence:.0%} interval {test['accuracy_low']:.4f} to {test['accuracy_high']:.4f}"
@@ -124,8 +139,12 @@ def _worst(path: Path, gold: np.ndarray, predicted: np.ndarray, exclusive: bool,
     """The errors with the highest loss, read from the saved predictions."""
     loss = scores.log_loss(gold, predicted, exclusive)
     wrong = np.flatnonzero(~scores.correct(gold, predicted, exclusive))
-    order = wrong[np.argsort(-loss[wrong], kind="stable")][:n]
-    selected = set(order.tolist())
+    return _rows(path, wrong[np.argsort(-loss[wrong], kind="stable")][:n].tolist())
+
+
+def _rows(path: Path, documents: list[int]) -> list[dict[str, Any]]:
+    """Saved predictions of these documents, in this order, with the labels that apply and the highest scores."""
+    selected = set(documents)
     with path.open(encoding="utf-8") as file:
         rows = {i: json.loads(line) for i, line in enumerate(file) if i in selected}
     return [
@@ -134,8 +153,16 @@ def _worst(path: Path, gold: np.ndarray, predicted: np.ndarray, exclusive: bool,
             "gold": [label for label, holds in rows[i]["gold"].items() if holds],
             "scores": {label: round(score, 4) for label, score in _highest(rows[i]["scores"], MOST).items()},
         }
-        for i in order.tolist()
+        for i in documents
     ]
+
+
+def _facts(wordpieces: Path, nlp: Language) -> Iterator[errors.Facts]:
+    """What errors in a split may come from, in the order of its documents."""
+    unknown = nlp.get_pipe("trf_wordpiecer").tokenizer.unk_token_id
+    for doc in shards.read(shards.files(wordpieces), nlp.vocab):
+        n_unknown = int((Pieces.of(doc, aligned=False).ids == unknown).sum())
+        yield errors.Facts(len(doc), sum(1 for _ in doc.sents), n_unknown)
 
 
 def _highest(scores: dict[str, float], most: int) -> dict[str, float]:

@@ -4,6 +4,7 @@ import json
 import re
 from html import escape
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
@@ -24,11 +25,16 @@ KILLED = {
 def page(finished, tmp_path_factory) -> str:
     """The page for a result with TEXTS as texts and labels of the worst errors, and for a stage that was killed."""
     project = finished.copy(tmp_path_factory.mktemp("report") / "project")
-    worst = project.folder / "data/evaluation/base/worst.json"
-    worst.unlink()  # it may be a link into the cache
     scores = {"scores": {"B": 0.9, "A": 0.1}}
     rows = [{"row": f"{text}:1", "text": text, "gold": [text, "b"], "scores": {text: 0.9, "A": 0.1}} for text in TEXTS]
-    worst.write_text(json.dumps([*rows, {"row": "x:1", "text": "<p>", "gold": ["$5, <b>", "a|b"], **scores}]))
+    rows.append({"row": "x:1", "text": "<p>", "gold": ["$5, <b>", "a|b"], **scores})
+    _replace(project.folder / "data/evaluation/base/worst.json", rows)
+    doubts = [
+        {"row": f"d{text}:1", "text": text, "gold": ["b"], "label": text, "probability": 0.9875} for text in TEXTS
+    ]
+    _replace(project.folder / "data/evaluation/base/doubtful.json", doubts)
+    pairs = [{"actual": text, "predicted": "b", "count": 3} for text in TEXTS]
+    _replace(project.folder / "data/evaluation/base/confused.json", pairs)
     project.set(**{"package.description": TEXTS[1], "data.folder": "data/<few>"})
     (project.folder / "data/few").rename(project.folder / "data/<few>")
     for receipt in (project.folder / "data/receipts").glob("*.json"):  # as if computed with these settings
@@ -46,6 +52,11 @@ def page(finished, tmp_path_factory) -> str:
     project.module("records.ledger")
     assert "report  data/report.html" in project.module("records.report").stdout
     return (project.folder / "data/report.html").read_text()
+
+
+def _replace(path: Path, content: list[dict]) -> None:
+    path.unlink()  # it may be a link into the cache
+    path.write_text(json.dumps(content))
 
 
 class Parser(HTMLParser):
@@ -90,8 +101,31 @@ def test_nothing_from_data_becomes_html(page):
     assert parser.tags.count("img") == 2, "the plots"
     for text in (text.replace("\r\n", "\n").replace("\r", "\n") for text in TEXTS):
         assert {text if len(text) < 280 else f"{text[:277]}...", f"{text}b", text, f"{text}:1"} <= set(parser.cells)
+        assert f"d{text}:1" in parser.cells
     assert "this clone, <b>host" in parser.cells
     assert f"{escape(TEXTS[1])} Weights: " in page and "Data: data/&lt;few&gt;." in page
+
+
+def test_errors_by_kind(page, finished):
+    parser = Parser()
+    parser.feed(page)
+    kinds = json.loads((finished.folder / "data/evaluation/base/kinds.json").read_text())
+    for split, documents in (("dev", 16), ("test", 24)):
+        for kind in ("tokens", "sentences", "unknown pieces"):
+            rows = [row for row in kinds[split] if row["kind"] == kind]
+            assert sum(row["documents"] for row in rows) == documents
+    [dev, test] = [
+        row for split in ("dev", "test") for row in kinds[split] if (row["kind"], row["value"]) == ("sentences", "1")
+    ]
+    at = next(i for i, cell in enumerate(parser.cells) if cell == "sentences" and parser.cells[i + 1] == "1")
+    counts = [f"{dev['documents']}", f"{dev['errors']}", f"{100 * dev['errors'] / dev['documents']:.0f} %"]
+    assert parser.cells[at + 2 : at + 5] == counts and parser.cells[at + 5] == f"{test['documents']}"
+
+
+def test_kinds_that_only_one_split_has():
+    [one, two] = [{"kind": "tokens", "value": value, "documents": 1, "errors": 0} for value in ("8 to 15", "16 to 31")]
+    found = report.side_by_side({"dev": [two], "test": [one]})
+    assert list(found.items()) == [(("tokens", "8 to 15"), {"test": one}), (("tokens", "16 to 31"), {"dev": two})]
 
 
 def test_the_page_counts_what_did_not_finish(page):
