@@ -81,7 +81,7 @@ class Rootstock:
             found = {}
             for split in ("dev", "test"):
                 gold, predicted = arrays(predict(nlp, inputs[f"wordpieces/{split}"], labels), len(labels))
-                found[split] = float(scores.correct(gold, predicted, True).mean())
+                found[split] = float(scores.correct(gold, scores.decide(predicted, True)).mean())
             curve = json.loads((model / "dev_curve.json").read_text())
         return {"seconds": seconds, **found, "steps": curve[-1]["step"]}
 

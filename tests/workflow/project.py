@@ -106,6 +106,7 @@ def small(weights: Path, **changes) -> dict:
         "threads": 1,
         "weights.source": f"path:{weights}",
         "weights.sha256": {},
+        "finetune.contrastive": False,  # else it is what few rows are trained with
         "finetune.epochs": 1,
         "evaluate.resamples": 50,
         **changes,

@@ -331,7 +331,9 @@ def test_five_thousand_labels(tiny, tmp_path):
 
 @pytest.mark.slow
 def test_several_labels_per_row_and_a_frozen_transformer(tiny, tmp_path):
+    """Each label has a threshold of its own, which evaluate and the model card follow."""
     changes = {"data.folder": "data/few", "data.exclusive": False, "finetune.trainable": False}
+    changes["finetune.choose_thresholds"] = True
     project = Project(tmp_path, **small(tiny, **changes))
     (tmp_path / "data/few").mkdir(parents=True)
     rows = [
@@ -343,10 +345,19 @@ def test_several_labels_per_row_and_a_frozen_transformer(tiny, tmp_path):
     for split in ("train", "dev", "test"):
         content = "\n".join(json.dumps({"text": text, "labels": labels}) for text, labels in rows)
         (tmp_path / f"data/few/{split}.jsonl").write_text(content)
-    for stage in UP_TO_EVALUATE:
+    for stage in [*UP_TO_EVALUATE, "compare", "package"]:
         project.stage(stage)
     metrics = json.loads((tmp_path / "data/evaluation/base/metrics.json").read_text())
-    assert set(metrics["test"]["f1"]) == {"FOOD", "STAFF"}
+    thresholds = json.loads((tmp_path / "data/model/base/pipeline/trf_textcat/cfg").read_text())["thresholds"]
+    assert set(metrics["test"]["f1"]) == set(thresholds) == {"FOOD", "STAFF"}
+    predictions = [json.loads(line) for line in (tmp_path / "data/evaluation/base/test.jsonl").open()]
+    for row in predictions:
+        assert row["predicted"] == [label for label, p in row["scores"].items() if p >= thresholds[label]]
+        assert row["right"] == ({label for label, holds in row["gold"].items() if holds} == set(row["predicted"]))
+    assert metrics["test"]["accuracy"] == sum(row["right"] for row in predictions) / len(predictions)
+    project.module("records.ledger")  # writes the card beside the wheel
+    listed = ", ".join(f"{label} {threshold:.3f}" for label, threshold in thresholds.items())
+    assert f"| predicted from a probability of | {listed} |" in (tmp_path / "data/package/MODEL_CARD.md").read_text()
     from rootstock.weights.weights import load_model
 
     before = load_model(tmp_path / "data/weights").state_dict()

@@ -20,12 +20,14 @@ COMPONENTS = [ROOT / f"src/rootstock/components/{name}.py" for name in ("wordpie
 ENTRY_POINTS = {"wordpiece": COMPONENTS[:1], "encode": COMPONENTS, "finetune": COMPONENTS, "evaluate": COMPONENTS}
 VERSIONS = yaml.safe_load((ROOT / "workflow/versions.yaml").read_text())
 
+PACKAGES = {"sklearn": "scikit-learn"}  # by the name that is imported, if it is another
+
 # Packages that a stage's code imports, but that cannot affect its results.
 UNAFFECTED = {
     "wordpiece": {"thinc", "torch"},  # arrays and `load_model`, which this stage does not call
     "encode": {"spacy-alignments", "tokenizers"},  # the pieces are given
     "finetune": {"spacy-alignments"},  # likewise; tokenizers writes the tokenizer of the saved pipeline
-    "evaluate": {"spacy-alignments", "tokenizers"},
+    "evaluate": {"scipy", "spacy-alignments", "tokenizers"},  # scipy compares models, which this stage does not
     "compare": {"numpy"},  # it only ranks and copies metrics of evaluate
     "package": {"numpy", "spacy-alignments", "thinc", "torch"},  # it only copies weights
     "package_weights": {"numpy", "spacy-alignments", "thinc", "torch"},
@@ -65,7 +67,7 @@ def test_versions_in_params_are_those_of_packages_that_the_stage_uses(stage):
         if not stage.startswith("package")
         else closure(ROOT / f"workflow/stages/{stage}.py", *COMPONENTS)
     )
-    used = {name.replace("_", "-") for name in packages(files)} & set(VERSIONS)
+    used = {PACKAGES.get(name, name.replace("_", "-")) for name in packages(files)} & set(VERSIONS)
     if "transformers" in used:
         used.add("tokenizers")  # which transformers calls
     listed = set(STAGES[stage].params.get("workflow/versions.yaml", {}))

@@ -69,6 +69,8 @@ class Finetune(_Section):
     head: Literal["auto", "class_vector", "pooler", "mean", "last_hidden", "native"]
     trainable: bool
     train_layers: Count | None
+    contrastive: Literal["auto"] | bool
+    contrastive_steps: Count
     epochs: Count
     max_steps: Count | None
     evaluate_every: Count | None
@@ -86,6 +88,7 @@ class Finetune(_Section):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     class_weights: Literal["none", "balanced"]
     calibrate: bool
+    choose_thresholds: bool
     shuffle_buffer: Count
     precision: Literal["auto", "fp32", "bf16", "fp16"]
     kernels: bool

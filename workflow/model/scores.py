@@ -12,16 +12,39 @@ from typing import Any
 import numpy as np
 
 
-def decide(scores: np.ndarray, exclusive: bool) -> np.ndarray:
-    """Boolean (n_docs, n_labels): the best label, or all labels with a probability of at least 0.5."""
+def decide(scores: np.ndarray, exclusive: bool, thresholds: np.ndarray | float = 0.5) -> np.ndarray:
+    """Boolean (n_docs, n_labels): the best label, or all labels from their thresholds on. thresholds: (n_labels,)."""
     if not exclusive:
-        return scores >= 0.5
+        return scores >= thresholds
     return np.arange(scores.shape[1]) == scores.argmax(axis=1)[:, None]
 
 
-def correct(gold: np.ndarray, scores: np.ndarray, exclusive: bool) -> np.ndarray:
+def correct(gold: np.ndarray, decided: np.ndarray) -> np.ndarray:
     """Boolean (n_docs,): whether every annotated label is predicted correctly."""
-    return ((decide(scores, exclusive) == (gold == 1)) | np.isnan(gold)).all(axis=1)
+    return ((decided == (gold == 1)) | np.isnan(gold)).all(axis=1)
+
+
+def best_thresholds(gold: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """The threshold of each label (n_labels,) with the highest F1, in the middle between two scores.
+
+    Of several it is the one that is nearest to 0.5, and so it is for a label that no document has.
+    Source: Lipton et al. 2014, "Optimal Thresholding of Classifiers to Maximize F1 Measure".
+    """
+    best = np.full(gold.shape[1], 0.5)
+    for j, (labels, p) in enumerate(zip(gold.T, scores.T, strict=True)):
+        known = np.flatnonzero(~np.isnan(labels))
+        order = known[np.argsort(-p[known], kind="stable")]
+        hits, n_true = np.cumsum(labels[order]), labels[order].sum()
+        if not n_true:
+            continue
+        f1 = 2 * hits / (np.arange(1, len(order) + 1) + n_true)  # of the documents up to each one
+        middles = (p[order] + np.append(p[order][1:], 0)) / 2
+        possible = np.append(np.diff(p[order]) < 0, True)  # equal scores are not separated
+        at_half = f1[(p[order] >= 0.5).sum() - 1] if p[order][0] >= 0.5 else 0
+        if f1[possible].max() > at_half:
+            highest = middles[possible & (f1 == f1[possible].max())]
+            best[j] = min(highest, key=lambda threshold: abs(threshold - 0.5))
+    return best
 
 
 def log_loss(gold: np.ndarray, scores: np.ndarray, exclusive: bool) -> np.ndarray:
@@ -96,6 +119,7 @@ def calibration(gold: np.ndarray, scores: np.ndarray, exclusive: bool, bins: int
 def summarize(
     gold: np.ndarray,
     scores: np.ndarray,
+    decided: np.ndarray,
     labels: list[str],
     *,
     exclusive: bool,
@@ -104,8 +128,7 @@ def summarize(
     seed: int,
 ) -> dict[str, Any]:
     """All metrics of one split, rounded to six digits."""
-    decided = decide(scores, exclusive)
-    n_correct = int(correct(gold, scores, exclusive).sum())
+    n_correct = int(correct(gold, decided).sum())
     f1 = f1_per_label(gold, decided)
     low, high = wilson(n_correct, len(gold), confidence)
     f1_low, f1_high = bootstrap_macro_f1(gold, decided, confidence, resamples, seed)

@@ -29,27 +29,30 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
     make_deterministic(params)
     out, exclusive = outputs["evaluation"], params.data.exclusive
     nlp = spacy.load(inputs["model"] / "pipeline")
-    labels = list(nlp.get_pipe("trf_textcat").labels)
+    textcat = nlp.get_pipe("trf_textcat")
+    labels = list(textcat.labels)
+    thresholds = np.array([textcat.threshold_of(label) for label in labels])
     metrics: dict[str, Any] = {}
     kinds: dict[str, Any] = {}
     doubtful: list[dict[str, Any]] = []
     for split in ("dev", "test"):
         total = shards.report(inputs[f"wordpieces/{split}"])["documents"]
         stream = predict(nlp, features.folder(inputs, split, nlp), labels)
-        stream = _save_each(
-            tqdm(stream, split, total, unit=" docs", disable=None), out / f"{split}.jsonl", labels, exclusive
-        )
+        bar = tqdm(stream, split, total, unit=" docs", disable=None)
+        stream = _save_each(bar, out / f"{split}.jsonl", labels, exclusive, thresholds)
         gold, predicted = arrays(stream, len(labels))
+        decided = scores.decide(predicted, exclusive, thresholds)
         metrics[split] = scores.summarize(
             gold,
             predicted,
+            decided,
             labels,
             exclusive=exclusive,
             confidence=params.evaluate.confidence,
             resamples=params.evaluate.resamples,
             seed=params.seed,
         )
-        right = scores.correct(gold, predicted, exclusive)
+        right = scores.correct(gold, decided)
         kinds[split] = errors.by_kind(_facts(inputs[f"wordpieces/{split}"], nlp), right)
         doubts = errors.doubtful(gold, predicted, exclusive)[: params.evaluate.worst]
         rows = _rows(out / f"{split}.jsonl", [doc for doc, _, _ in doubts])
@@ -57,12 +60,15 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
             {"split": split, **row, "label": labels[label], "probability": round(p, 4)}
             for row, (_, label, p) in zip(rows, doubts, strict=True)
         ]
-    # From here on, gold and predicted are those of test.
+    # From here on, the arrays are those of test.
     table, _ = scores.calibration(gold, predicted, exclusive)
     write_json(out / "metrics.json", metrics)
     write_json(out / "calibration.json", table)
-    write_json(out / "worst.json", _worst(out / "test.jsonl", gold, predicted, exclusive, params.evaluate.worst))
-    confusion, confused = _confusion(gold, predicted, labels, exclusive)
+    write_json(
+        out / "worst.json",
+        _worst(out / "test.jsonl", scores.log_loss(gold, predicted, exclusive), right, params.evaluate.worst),
+    )
+    confusion, confused = _confusion(gold, decided, labels, exclusive)
     write_json(out / "confusion.json", confusion)
     write_json(out / "confused.json", confused)
     write_json(out / "kinds.json", kinds)
@@ -74,7 +80,7 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
 
 
 def _save_each(
-    predictions: Iterable[Prediction], path: Path, labels: list[str], exclusive: bool
+    predictions: Iterable[Prediction], path: Path, labels: list[str], exclusive: bool, thresholds: np.ndarray
 ) -> Iterator[Prediction]:
     """Write each prediction to the file before passing it on.
 
@@ -86,8 +92,10 @@ def _save_each(
             if len(labels) > LISTED:
                 gold = {label: value for label, value in gold.items() if value}
             listed = _highest(dict(zip(labels, p.scores, strict=True)), LISTED)
-            [right] = scores.correct(np.array([p.gold]), np.array([p.scores]), exclusive).tolist()
-            row = {"row": p.row, "text": p.text, "gold": gold, "right": right, "scores": listed}
+            decided = scores.decide(np.array([p.scores]), exclusive, thresholds)
+            [right] = scores.correct(np.array([p.gold]), decided).tolist()
+            predicted = [labels[i] for i in np.flatnonzero(decided[0])]
+            row = {"row": p.row, "text": p.text, "gold": gold, "predicted": predicted, "right": right, "scores": listed}
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
             yield p
 
@@ -97,14 +105,13 @@ MOST = 30  # labels in a matrix and pairs in a list: more cannot be read, and 5,
 
 
 def _confusion(
-    gold: np.ndarray, predicted: np.ndarray, labels: list[str], exclusive: bool
+    gold: np.ndarray, decided: np.ndarray, labels: list[str], exclusive: bool
 ) -> tuple[list[dict[str, str]], list[dict[str, Any]]]:
     """One record per document (and label, if classes are not exclusive), as `dvc plots` expects; and the pairs of
     labels that are confused most often.
 
     Of more than MOST labels, the records name those with the most errors.
     """
-    decided = scores.decide(predicted, exclusive)
     if exclusive:
         best = zip((gold == 1).argmax(axis=1), decided.argmax(axis=1), strict=True)
         sides = [(labels[a], labels[b]) for a, b in best]
@@ -135,10 +142,9 @@ def _confusion(
     return [records[pair] for pair in sides], confused
 
 
-def _worst(path: Path, gold: np.ndarray, predicted: np.ndarray, exclusive: bool, n: int) -> list[dict[str, Any]]:
-    """The errors with the highest loss, read from the saved predictions."""
-    loss = scores.log_loss(gold, predicted, exclusive)
-    wrong = np.flatnonzero(~scores.correct(gold, predicted, exclusive))
+def _worst(path: Path, loss: np.ndarray, right: np.ndarray, n: int) -> list[dict[str, Any]]:
+    """The errors with the highest loss, read from the saved predictions. loss, right: (n_docs,)."""
+    wrong = np.flatnonzero(~right)
     return _rows(path, wrong[np.argsort(-loss[wrong], kind="stable")][:n].tolist())
 
 

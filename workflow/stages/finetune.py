@@ -33,6 +33,7 @@ from ..model.checkpoints import Checkpoints
 from ..model.determinism import make_deterministic
 from ..model.pipeline import build
 from ..model.points import at_point
+from ..model.regression import fit_head
 from ..records.tracking import live
 
 CURVE = {"accuracy": "dev_accuracy", "macro_f1": "dev_macro_f1", "log_loss": "dev_loss"}  # names in the dev curve
@@ -76,13 +77,15 @@ def train(
         spacy.util.fix_random_seed(params.seed + processes.rank())  # each process draws its own dropout
 
     train_docs, dev_docs = (features.folder(inputs, split, nlp) for split in ("train", "dev"))
-    settings, budget = params.finetune, params.carbon.budget_g
+    settings, budget, textcat = params.finetune, params.carbon.budget_g, nlp.get_pipe("trf_textcat")
     if settings.class_weights == "balanced":
-        weights = balanced(report["documents_per_label"], n_train, params.data.exclusive)
-        nlp.get_pipe("trf_textcat").label_weights = weights
+        textcat.label_weights = balanced(report["documents_per_label"], n_train, params.data.exclusive)
+    textcat.contrastive = is_contrastive(settings, textcat.head, report["documents_per_label"])
     steps_per_epoch = math.ceil(n_train / settings.batch_size)
-    steps = min(steps_per_epoch * settings.epochs, settings.max_steps or math.inf)
-    score_every, log_every = settings.evaluate_every or steps_per_epoch, max(1, steps // 100)
+    steps = settings.contrastive_steps if textcat.contrastive else steps_per_epoch * settings.epochs
+    steps = min(steps, settings.max_steps or steps)
+    score_every = settings.evaluate_every or (steps if textcat.contrastive else steps_per_epoch)
+    log_every = max(1, steps // 100)
     optimizer = make_optimizer(settings, steps)
     checkpoints = Checkpoints(outputs["checkpoint"], params.checkpoints.minutes)
     now = continued(checkpoints, nlp, optimizer) or Progress(random.Random(params.seed).getstate())
@@ -121,6 +124,8 @@ def train(
         try:
             while True:
                 if is_dev_due():
+                    if textcat.contrastive and is_main:
+                        fit_head(nlp, shards.read(shards.files(train_docs), nlp.vocab), settings.class_weights)
                     dev = dev_arrays(nlp, dev_docs, labels, is_asked_to_stop) if is_main else None
                     save_if_due()
                     found = processes.broadcast(dev and dev_scores(*dev, params.data.exclusive))
@@ -139,7 +144,8 @@ def train(
                 docs, losses = next(left), {"trf_textcat": 0.0}
                 optimizer.step_schedules()
                 examples = [Example(doc, doc) for doc in docs]
-                distributed.update(nlp, examples, drop=settings.dropout, sgd=optimizer, losses=losses)
+                shared = not textcat.contrastive  # else pairs of all documents count
+                distributed.update(nlp, examples, drop=settings.dropout, sgd=optimizer, losses=losses, shared=shared)
                 now.step, now.batch, loss = now.step + 1, now.batch + 1, losses["trf_textcat"]
                 require_finite(loss, _rows(docs))
                 now.loss, now.unlogged = now.loss + loss, now.unlogged + 1
@@ -162,14 +168,19 @@ def train(
         return {}
     out = outputs["model"]
     assert now.best is not None  # dev is scored before the end
-    if settings.calibrate:
+    chooses_thresholds = settings.choose_thresholds and not params.data.exclusive
+    if settings.calibrate or chooses_thresholds:
         nlp = spacy.load(checkpoints.folder / now.best)
-        labelled = shards.read(shards.files(dev_docs), nlp.vocab)
-        found = temperature.calibrate(nlp, labelled, params.data.exclusive)
+        if settings.calibrate:
+            labelled = shards.read(shards.files(dev_docs), nlp.vocab)
+            found = temperature.calibrate(nlp, labelled, params.data.exclusive)
+            write_json(out / "temperature.json", found)
+            before, after = (found[when]["calibration_error"] for when in ("before", "after"))
+            print(f"temperature {found['temperature']:.3f}: calibration error on dev {before:.3f} -> {after:.3f}")
+        if chooses_thresholds:
+            thresholds = scores.best_thresholds(*arrays(predict(nlp, dev_docs, labels), len(labels)))
+            nlp.get_pipe("trf_textcat").thresholds.update(zip(labels, thresholds.tolist(), strict=True))
         nlp.to_disk(out / "pipeline")
-        write_json(out / "temperature.json", found)
-        before, after = (found[when]["calibration_error"] for when in ("before", "after"))
-        print(f"temperature {found['temperature']:.3f}: calibration error on dev {before:.3f} -> {after:.3f}")
     else:
         checkpoints.copy_best(now.best, out / "pipeline")
     write_json(out / "train_curve.json", now.train_curve)
@@ -229,6 +240,23 @@ FALLING: dict[str, Callable[[float], float]] = {
 }
 
 
+def is_contrastive(settings: Finetune, head: str, counts: dict[str, int]) -> bool:
+    """Whether documents with the same label are pulled together, and the head is a logistic regression.
+
+    counts: documents of each label.
+    Raises Problem if that cannot be done, although the setting says so.
+    """
+    possible = settings.trainable and head != "native"
+    if settings.contrastive != "auto":
+        if settings.contrastive and not possible:
+            raise Problem("finetune.contrastive: true requires trainable: true, and another head than native")
+        return settings.contrastive
+    return possible and sum(counts.values()) <= FEW * len(counts)
+
+
+FEW = 64  # documents of each label, on average, up to which contrastive: auto is true
+
+
 def balanced(counts: dict[str, int], n_docs: int, exclusive: bool) -> dict[str, float]:
     """Weights with which all labels count alike; of classes that are not exclusive, each label and its absence."""
     per_label = n_docs / len(counts)
@@ -259,9 +287,10 @@ def dev_arrays(
 
 def dev_scores(gold: np.ndarray, predicted: np.ndarray, exclusive: bool) -> dict[str, float]:
     """Scores on dev, for its curve."""
-    f1 = scores.f1_per_label(gold, scores.decide(predicted, exclusive))
+    decided = scores.decide(predicted, exclusive)
+    f1 = scores.f1_per_label(gold, decided)
     return {
-        "dev_accuracy": float(scores.correct(gold, predicted, exclusive).mean()),
+        "dev_accuracy": float(scores.correct(gold, decided).mean()),
         "dev_macro_f1": float(f1.mean()),
         "dev_loss": float(scores.log_loss(gold, predicted, exclusive).mean()),
     }

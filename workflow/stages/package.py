@@ -28,7 +28,7 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
     best = json.loads((inputs["comparison"] / "best.json").read_text("utf-8"))["point"]
     model, evaluation = inputs["model"] / best, inputs["evaluation"] / best
     name = f"{params.language}_{params.package.name}"
-    readme = card(at_point(params, best), inputs["weights"], evaluation)
+    readme = card(at_point(params, best), inputs["weights"], model, evaluation)
     with tempfile.TemporaryDirectory() as tmp:
         build_library(Path(tmp), out)
         nlp = spacy.load(model / "pipeline")
@@ -56,7 +56,7 @@ def _close(evaluated: dict[str, float], installed: dict[str, float]) -> bool:
     return all(abs(score - installed.get(label, math.inf)) < 1e-6 for label, score in evaluated.items())
 
 
-def card(params: Params, weights: Path, evaluation: Path) -> str:
+def card(params: Params, weights: Path, model: Path, evaluation: Path) -> str:
     """The model card of a fine-tuned pipeline."""
     metrics = json.loads((evaluation / "metrics.json").read_text("utf-8"))
     per_document = "one" if params.data.exclusive else "any number"
@@ -66,6 +66,10 @@ def card(params: Params, weights: Path, evaluation: Path) -> str:
         "trained on": f"{params.data.folder} ({'transformer and head' if params.finetune.trainable else 'head only'})",
         "seed": params.seed,
     }
+    thresholds = json.loads((model / "pipeline/trf_textcat/cfg").read_text("utf-8"))["thresholds"]
+    if thresholds:
+        each = ", ".join(f"{shown(label)} {value:.3f}" for label, value in list(thresholds.items())[:LISTED])
+        facts["predicted from a probability of"] = each + (", ..." if len(thresholds) > LISTED else "")
     return model_card(
         params.language,
         params.package,

@@ -69,6 +69,7 @@ def make_textcat(
 class TrfTextCat(ToBytesMixin, Head):
     """Sets `doc.cats`: a probability for each label. A document without tokens gets zeros, as in spaCy's textcat.
 
+    `thresholds`: the probability from which a label is predicted, for labels that have their own; it is saved.
     Two attributes are for training, and are not saved:
 
     - `label_weights`: the weight of documents with a label; 1.0 for labels that it lacks.
@@ -94,7 +95,7 @@ class TrfTextCat(ToBytesMixin, Head):
         self.label_smoothing = label_smoothing
         self.label_weights: dict[str, float] = {}
         self.contrastive = False
-        self.cfg: dict[str, Any] = {"labels": [], "threshold": threshold}
+        self.cfg: dict[str, Any] = {"labels": [], "threshold": threshold, "thresholds": {}}
         self.hidden: Model | None = None
         self._build()
 
@@ -128,6 +129,21 @@ class TrfTextCat(ToBytesMixin, Head):
     @property
     def labels(self) -> tuple[str, ...]:
         return tuple(self.cfg["labels"])
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        return self.cfg.setdefault("thresholds", {})  # an older pipeline has none
+
+    def threshold_of(self, label: str) -> float:
+        """The probability from which a label is predicted, if classes are not exclusive."""
+        return self.thresholds.get(label, 0.5 if self.cfg.get("threshold") is None else self.cfg["threshold"])
+
+    def decide(self, doc: Doc) -> list[str]:
+        """The labels that `doc.cats` stands for: the most probable one, or all from their thresholds on."""
+        scored = [label for label in self.labels if label in doc.cats]
+        if self.exclusive_classes:
+            return [max(scored, key=doc.cats.__getitem__)] if any(doc.cats.values()) else []
+        return [label for label in scored if doc.cats[label] >= self.threshold_of(label)]
 
     @property
     def label_data(self) -> list[str]:
@@ -280,8 +296,20 @@ class TrfTextCat(ToBytesMixin, Head):
 
     def score(self, examples: Iterable[Example], **kwargs: Any) -> dict[str, Any]:
         settings = {"multi_label": not self.exclusive_classes, "threshold": self.cfg.get("threshold")}
+        if self.thresholds and not self.exclusive_classes and "threshold" not in kwargs:
+            settings |= {"threshold": 0.5, "getter": self._relative_to_thresholds}
         kwargs = {"labels": self.labels, **settings, **kwargs}
         return Scorer.score_cats(examples, "cats", **kwargs)
+
+    def _relative_to_thresholds(self, doc: Doc, attribute: str) -> dict[str, float]:
+        """Scores in the same order, 0.5 where the threshold is: spaCy's scorer has one threshold for all labels."""
+        thresholds = {label: self.threshold_of(label) for label in doc.cats}
+        return {
+            label: 0.5 * p / thresholds[label]
+            if p < thresholds[label]
+            else 1 - 0.5 * (1 - p) / max(1e-9, 1 - thresholds[label])
+            for label, p in doc.cats.items()
+        }
 
     # Serialization.
 

@@ -19,6 +19,7 @@ def update(
     drop: float = 0.0,
     sgd: Optimizer,
     losses: dict[str, float] | None = None,
+    shared: bool = True,
 ) -> dict[str, float]:
     """`nlp.update`, data-parallel if torch.distributed is initialized. Each process passes the whole batch.
 
@@ -26,14 +27,16 @@ def update(
     and dropout is zero. With dropout each process draws its own mask.
     Source: Li et al. 2020, "PyTorch Distributed: Experiences on Accelerating Data Parallel Training".
 
+    shared: whether each process computes a part of the batch. If not, each computes all of it, with its own dropout,
+        for a loss that depends on pairs of documents; gradients are averaged.
     RETURNS: the losses over the whole batch, in every process.
     """
     losses = {} if losses is None else losses
     if not dist.is_initialized():
         return nlp.update(examples, drop=drop, sgd=sgd, losses=losses)
     rank, size = dist.get_rank(), dist.get_world_size()
-    local = examples[rank::size]
-    share, local_losses = len(local) / len(examples), {}
+    local = examples[rank::size] if shared else examples
+    share, local_losses = len(local) / len(examples) if shared else 1 / size, {}
     if local:
         local_losses = nlp.update(local, drop=drop, sgd=False, losses={})  # False: only accumulate gradients
     all_reduce_gradients(nlp, share)

@@ -273,6 +273,41 @@ def test_initialize_keeps_the_transformer_if_its_weights_are_gone(tiny):
     assert all(torch.equal(trained[key], value) for key, value in net_of(nlp).state_dict().items())
 
 
+def test_labels_have_thresholds_of_their_own(tiny, tmp_path):
+    """For `decide` and for scores, also when saved. The area under the curve does not depend on them."""
+    nlp = pipeline(tiny)
+    head = nlp.add_pipe("trf_textcat", config={"exclusive_classes": False, "threshold": 0.6})
+    head.add_label("GOOD"), head.add_label("BAD")
+    golds = examples(nlp, BATCHES[0] * 2)
+    plain = nlp.evaluate(golds)
+    p = sorted(doc.cats["GOOD"] for doc in nlp.pipe(eg.text for eg in golds))
+    head.thresholds["GOOD"] = (p[0] + p[-1]) / 2
+    nlp.to_disk(tmp_path)
+    nlp = spacy.load(tmp_path)
+    head = nlp.get_pipe("trf_textcat")
+    assert head.threshold_of("GOOD") == pytest.approx((p[0] + p[-1]) / 2) and head.threshold_of("BAD") == pytest.approx(
+        0.6
+    )
+    scores = nlp.evaluate(golds)
+    docs = list(nlp.pipe(eg.text for eg in golds))
+    decided = ["GOOD" in head.decide(doc) for doc in docs]
+    assert decided == [doc.cats["GOOD"] >= head.thresholds["GOOD"] for doc in docs] and len(set(decided)) == 2
+    gold = [eg.reference.cats["GOOD"] == 1 for eg in golds]
+    hits = sum(a and b for a, b in zip(decided, gold, strict=True))
+    assert scores["cats_f_per_type"]["GOOD"]["p"] == pytest.approx(hits / sum(decided))
+    assert scores["cats_f_per_type"]["GOOD"]["r"] == pytest.approx(hits / sum(gold))
+    assert scores["cats_f_per_type"]["BAD"] == plain["cats_f_per_type"]["BAD"]
+    assert scores["cats_auc_per_type"] == plain["cats_auc_per_type"]
+
+
+def test_the_most_probable_label_is_decided(tiny):
+    nlp = pipeline(tiny)
+    head = nlp.add_pipe("trf_textcat")
+    head.add_label("GOOD"), head.add_label("BAD")
+    doc = nlp("It is fine.")
+    assert head.decide(doc) == [max(doc.cats, key=doc.cats.get)] and head.decide(nlp("")) == []
+
+
 def test_threshold_is_a_setting(tiny, tmp_path):
     """spaCy's find-threshold and evaluate; a pipeline that was saved without the setting scores as before."""
     nlp = pipeline(tiny)

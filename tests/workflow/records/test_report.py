@@ -25,8 +25,11 @@ KILLED = {
 def page(finished, tmp_path_factory) -> str:
     """The page for a result with TEXTS as texts and labels of the worst errors, and for a stage that was killed."""
     project = finished.copy(tmp_path_factory.mktemp("report") / "project")
-    scores = {"scores": {"B": 0.9, "A": 0.1}}
-    rows = [{"row": f"{text}:1", "text": text, "gold": [text, "b"], "scores": {text: 0.9, "A": 0.1}} for text in TEXTS]
+    scores = {"predicted": ["B"], "scores": {"B": 0.9, "A": 0.1}}
+    rows = [
+        {"row": f"{text}:1", "text": text, "gold": [text, "b"], "predicted": [text], "scores": {text: 0.9, "A": 0.1}}
+        for text in TEXTS
+    ]
     rows.append({"row": "x:1", "text": "<p>", "gold": ["$5, <b>", "a|b"], **scores})
     _replace(project.folder / "data/evaluation/base/worst.json", rows)
     doubts = [

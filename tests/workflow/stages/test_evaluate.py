@@ -36,7 +36,7 @@ def close():
 @pytest.mark.parametrize("exclusive", [True, False])
 def test_any_label_draws(tmp_path, labels, exclusive):
     gold, predicted = np.eye(2), np.array([[0.9, 0.1], [0.6, 0.4]])
-    confusion, _ = evaluate._confusion(gold, predicted, labels, exclusive)
+    confusion, _ = evaluate._confusion(gold, scores.decide(predicted, exclusive), labels, exclusive)
     sides = {side for record in confusion for side in record.values()}
     assert len(sides) == (2 if exclusive else 4)
     table, error = scores.calibration(gold, predicted, exclusive)
@@ -56,10 +56,10 @@ def test_labels_that_are_drawn_as_they_are():
 
 
 def test_a_label_is_not_the_negation_of_another():
-    gold, predicted = np.array([[1, 0], [0, 1]]), np.array([[0.9, 0.1], [0.9, 0.1]])
-    confusion, _ = evaluate._confusion(gold, predicted, ["A", "not A"], False)
+    gold, decided = np.array([[1, 0], [0, 1]]), np.array([[True, False], [True, False]])
+    confusion, _ = evaluate._confusion(gold, decided, ["A", "not A"], False)
     assert [record["actual"] for record in confusion] == ["A", "not not not A", "not not A", "not A"]
-    plain, _ = evaluate._confusion(gold, predicted, ["A", "B"], False)
+    plain, _ = evaluate._confusion(gold, decided, ["A", "B"], False)
     assert [record["predicted"] for record in plain] == ["A", "not B", "A", "not B"]
 
 
@@ -73,7 +73,8 @@ def test_thousands_of_labels_are_folded_into_those_that_are_confused(tmp_path, e
     for doc, wrong in ((0, 7), (1, 7), (1, 7), (8, 9)):
         predicted[doc] = np.arange(n_labels) == wrong
     gold[1] = gold[0]
-    confusion, confused = evaluate._confusion(gold, predicted, labels, exclusive)
+    decided = scores.decide(predicted, exclusive)
+    confusion, confused = evaluate._confusion(gold, decided, labels, exclusive)
     assert confused[0] == (
         {"actual": labels[0], "predicted": labels[7], "count": 2}
         if exclusive
@@ -87,15 +88,17 @@ def test_thousands_of_labels_are_folded_into_those_that_are_confused(tmp_path, e
         evaluate._plot(tmp_path, confusion, table, labels, {"accuracy": 0.5, "calibration_error": 0.1})
         assert 1000 < (tmp_path / "confusion.png").stat().st_size < 10**6
     predictions = [Prediction("a:1", "x", list(gold[0]), list(predicted[0]))]
-    assert list(evaluate._save_each(predictions, tmp_path / "saved.jsonl", labels, exclusive)) == predictions
+    assert list(evaluate._save_each(predictions, tmp_path / "saved.jsonl", labels, exclusive, 0.5)) == predictions
     saved = json.loads((tmp_path / "saved.jsonl").read_text())
     assert (
         saved["gold"] == {labels[0]: 1}
         and saved["right"] is False
+        and saved["predicted"] == [labels[7]]
         and len(saved["scores"]) == 100
         and saved["scores"][labels[7]] == 1
     )
     row = {"row": "a:1", "text": "x", "gold": {labels[0]: 1}, "scores": dict(zip(labels, predicted[0], strict=True))}
     (tmp_path / "test.jsonl").write_text("\n".join([json.dumps(row)] * n_docs))
-    [worst, *_] = evaluate._worst(tmp_path / "test.jsonl", gold, predicted, exclusive, 2)
+    loss = scores.log_loss(gold, predicted, exclusive)
+    [worst, *_] = evaluate._worst(tmp_path / "test.jsonl", loss, scores.correct(gold, decided), 2)
     assert len(worst["scores"]) == 30 and next(iter(worst["scores"])) == labels[7]

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import spacy
 import torch
@@ -23,7 +24,7 @@ from workflow.corpus.predictions import predict
 from workflow.engine import params, stop
 from workflow.engine.errors import Problem
 from workflow.files import digest
-from workflow.model import scores
+from workflow.model import regression, scores
 from workflow.stages import finetune
 from workflow.stages.finetune import batches, make_optimizer
 
@@ -64,6 +65,43 @@ def test_balanced_weights_make_labels_count_alike():
     found = finetune.balanced(counts, 100, exclusive=True)
     assert found == {"A": 100 / 4 / 60, "B": 100 / 4 / 30, "C": 2.5}
     assert finetune.balanced(counts, 100, exclusive=False) == {"A": 40 / 60, "B": 70 / 30, "C": 9.0}
+
+
+@pytest.mark.parametrize(
+    ("settings", "head", "counts", "expected"),
+    [
+        ({"contrastive": "auto"}, "mean", [64, 64], True),
+        ({"contrastive": "auto"}, "mean", [129, 0], False),
+        ({"contrastive": "auto"}, "native", [8, 8], False),
+        ({"contrastive": "auto", "trainable": False}, "mean", [8, 8], False),
+        ({"contrastive": True}, "class_vector", [500, 500], True),
+        ({"contrastive": False}, "mean", [8, 8], False),
+    ],
+)
+def test_few_examples_are_learned_by_contrast(settings, head, counts, expected):
+    settings = params.load(ROOT / "params.yaml").finetune.model_copy(update=settings)
+    assert finetune.is_contrastive(settings, head, dict(zip("AB", counts, strict=True))) is expected
+
+
+@pytest.mark.parametrize("changes", [{"trainable": False}, {"head": "native"}])
+def test_contrast_that_cannot_be_learned_is_refused(fine_tune, tmp_path, changes):
+    with pytest.raises(Problem, match="contrastive: true requires trainable: true, and another head"):
+        fine_tune(tmp_path, contrastive=True, **changes)
+
+
+def test_by_contrast_only_the_vectors_are_trained_and_the_head_is_a_regression(fine_tune, tmp_path, prepared):
+    """The saved head is that of the saved transformer; dev is scored with it, at the end."""
+    fine_tune(tmp_path, contrastive=True, contrastive_steps=7)
+    assert fine_tune.facts["steps"] == fine_tune.facts["steps_planned"] == 7
+    [point] = curve(tmp_path)
+    nlp = spacy.load(tmp_path / "base/pipeline")
+    head = nlp.get_pipe("trf_textcat")
+    saved = head.linear.get_param("W").copy()
+    docs = list(shards.read(shards.files(prepared.folder / "data/wordpieces/train"), nlp.vocab))
+    regression.fit_head(nlp, docs, "none")
+    np.testing.assert_allclose(saved, head.linear.get_param("W"), atol=1e-4)
+    dev = finetune.dev_arrays(nlp, prepared.folder / "data/wordpieces/dev", list(head.labels), lambda: False)
+    assert finetune.dev_scores(*dev, True)["dev_loss"] == pytest.approx(point["dev_loss"], abs=1e-4)
 
 
 def test_an_epoch_has_the_planned_steps_and_every_document_once(tmp_path):
@@ -148,8 +186,16 @@ def kill_at(step: int, monkeypatch) -> None:
             },
             6,
         ),
+        ({"contrastive": True, "contrastive_steps": 9, "evaluate_every": 4}, 6),
     ],
-    ids=["in an epoch", "bf16, after an epoch", "frozen", "before a pipeline is saved", "dev within an epoch"],
+    ids=[
+        "in an epoch",
+        "bf16, after an epoch",
+        "frozen",
+        "before a pipeline is saved",
+        "dev within an epoch",
+        "contrastive",
+    ],
 )
 def test_a_killed_training_continues_to_the_same_bytes(fine_tune, tmp_path, monkeypatch, capsys, settings, step):
     expected = fine_tune(tmp_path / "undisturbed", minutes=10, **settings)
@@ -284,9 +330,11 @@ def test_a_stage_that_was_stopped_or_killed_continues(finished, tmp_path, number
 
 
 @pytest.mark.slow
-def test_two_processes_train_the_same_model_as_one(finished, tmp_path):
+@pytest.mark.parametrize("contrastive", [False, True])
+def test_two_processes_train_the_same_model_as_one(finished, tmp_path, contrastive):
     """They share each batch: the curves are the same up to rounding, with one receipt and one run in MLflow."""
     project = finished.copy(tmp_path / "project")
+    project.set(**{"finetune.contrastive": contrastive, "finetune.contrastive_steps": 10})
     project.set(**{"finetune.dropout": 0.0, "finetune.precision": "fp32", "finetune.batch_size": 5})
     curves = []
     for processes in (1, 2):
