@@ -32,7 +32,8 @@ def main() -> None:
     receipts = costs.select(receipts, [stage for stage in stages if stage not in missing])
     costs.record_avoided(receipts)
     points = [stage.partition("@")[2] for stage in receipts if stage.startswith("evaluate@")]
-    best = json.loads(COMPARISON.read_text("utf-8"))["point"] if "compare" in receipts else None
+    comparison = json.loads(COMPARISON.read_text("utf-8")) if "compare" in receipts else {}
+    best = comparison.get("point")
     for folder, built, stage in (
         ("data/package", "package", f"evaluate@{best}"),
         ("data/vectors", "package_weights", "download_weights"),
@@ -44,7 +45,7 @@ def main() -> None:
     print()
     for point in points:
         upstream = costs.select(receipts, dag.chain(stages[f"evaluate@{point}"], stages))
-        run_id, new = record(point, upstream, settings)
+        run_id, new = record(point, upstream, settings, verdict(point, comparison))
         print(f"MLflow: {point}: {'recorded run' if new else 'nothing new, this result is run'} {run_id}")
     if points:
         print(f"        side by side, after `make ui`: {view.page(settings.tracking.experiment)}")
@@ -75,10 +76,19 @@ def explain(missing: dict[str, str]) -> str:
     return f"no current result of {', '.join(missing.values())}: run `dvc repro` to the end first"
 
 
-def record(point: str, receipts: Receipts, now: params.Params) -> tuple[str, bool]:
+def verdict(point: str, comparison: dict[str, Any]) -> str:
+    """What `compare` says of a point, in words; empty if it has not run."""
+    if not comparison or point == comparison["point"]:
+        return "the best on dev" if comparison else ""
+    noise = ", within noise" if point in comparison["unclear"] else ""
+    return f"p {comparison['test_p'][point]:.2g} on test against {comparison['point']} (McNemar's test){noise}"
+
+
+def record(point: str, receipts: Receipts, now: params.Params, verdict: str) -> tuple[str, bool]:
     """Record a point of the sweep, with the receipts of its stages. RETURNS: its run id, and whether it is new.
 
     now: the settings of today, which name the experiment and the registered model.
+    verdict: how it compares with the other points.
     """
     sentencize, finetune, evaluate = (
         receipts[s] for s in ("sentencize@train", f"finetune@{point}", f"evaluate@{point}")
@@ -98,7 +108,7 @@ def record(point: str, receipts: Receipts, now: params.Params) -> tuple[str, boo
         "mlflow.source.git.commit": finetune["git_commit"],
     }
     mine = {path.stem for path in SPENT.glob("*.json")}
-    return results.record(settings, digests, receipts, mine, MODEL / point, EVALUATION / point)
+    return results.record(settings, digests, verdict, receipts, mine, MODEL / point, EVALUATION / point)
 
 
 def rows_digest(evaluation: Path, split: str, settings: dict[str, Any]) -> str:

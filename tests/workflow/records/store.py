@@ -28,6 +28,7 @@ class Store:
         self.settings = json.loads(json.dumps(SETTINGS))
         self.f1, self.accuracy, self.rows, self.result, self.training = LABELS, 0.5, "rows", "result", "1"
         self.live: str | None = None
+        self.verdict = ""
         (folder / "model").mkdir(exist_ok=True)
         spacy.blank("en").to_disk(folder / "model/pipeline")
         for name, curve in {"train": {"loss": 1.0}, "dev": {"dev_loss": 1.0, "dev_accuracy": 0.5}}.items():
@@ -59,7 +60,8 @@ class Store:
         tags = {RESULT: self.result, registry.DEV_ROWS: self.rows, "data.sha256": "data"}
         receipts = self.receipts()
         mine = {receipt["run_id"] for receipt in receipts.values()}
-        return results.record(self.settings, tags, receipts, mine, self.folder / "model", self.folder / "evaluation")
+        folders = self.folder / "model", self.folder / "evaluation"
+        return results.record(self.settings, tags, self.verdict, receipts, mine, *folders)
 
     def train(self) -> str:
         """As the stage finetune does."""

@@ -42,7 +42,7 @@ def compute(*names: str, content: str = "a") -> None:
             split = {"documents": 4, "accuracy": 0.5, "accuracy_low": 0.1, "accuracy_high": 0.9, "macro_f1": 0.5}
             write_json(folder / "metrics.json", {"dev": split, "test": split})
         if name == "compare":
-            write_json(folder / "best.json", {"point": "hot"})
+            write_json(folder / "best.json", {"point": "hot", "test_p": {"base": 0.25}, "unclear": ["base"]})
 
 
 @pytest.fixture
@@ -172,10 +172,17 @@ def test_names_are_those_of_the_settings_of_today(recorded, monkeypatch):
     change(tracking={"experiment": "now"}, package={**before["package"], "name": "now"}, finetune=finetune)
     given: list = []
     monkeypatch.setattr(ledger.results, "record", lambda *arguments: given.extend(arguments) or ("a run", True))
-    ledger.record("hot", receipts, params.load())
+    ledger.record("hot", receipts, params.load(), "the best on dev")
     assert given[0]["tracking"]["experiment"] == given[0]["package"]["name"] == "now"
     assert given[0]["seed"] == 1 and given[0]["finetune"] == before["finetune"]
     assert {"dev.sha256", "test.sha256"} <= given[1].keys()
+
+
+def test_the_verdict_on_a_point():
+    comparison = {"point": "hot", "test_p": {"base": 0.25, "cold": 0.0312}, "unclear": ["base"]}
+    assert ledger.verdict("hot", comparison) == "the best on dev" and ledger.verdict("hot", {}) == ""
+    assert ledger.verdict("base", comparison) == "p 0.25 on test against hot (McNemar's test), within noise"
+    assert ledger.verdict("cold", comparison) == "p 0.031 on test against hot (McNemar's test)"
 
 
 def test_all_points_are_scored_on_the_same_rows(recorded):

@@ -15,6 +15,7 @@ from tests.workflow.records.store import SETTINGS, Store
 from tests.workflow.texts import TEXTS
 from workflow.engine.errors import Problem
 from workflow.records.tracking import client, live, registry, results, view
+from workflow.records.tracking.client import VERDICT
 from workflow.records.tracking.results import COMPLETE, COMPUTED, PARENT
 
 
@@ -126,6 +127,15 @@ def test_training_logs_to_an_experiment_that_was_deleted(store, deed, capsys):
     assert "not logging" not in errors and ("was deleted: restored" in errors) == (deed is delete_the_experiment)
     store.result, store.training = "another result", "2"
     assert store.record() == (live_run, True)
+
+
+def test_how_a_result_compares_is_kept_up_to_date(store):
+    """Another point of the sweep may be the best later on; nothing else is logged then."""
+    run_id, _ = store.record()
+    assert VERDICT not in store.client.get_run(run_id).data.tags, "compare has not run"
+    for store.verdict in ("the best on dev", "p 0.03 on test against hot (McNemar's test)"):
+        assert store.record() == (run_id, False)
+        assert store.client.get_run(run_id).data.tags[VERDICT] == store.verdict
 
 
 def test_stages_of_a_deleted_result_are_not_reused_ones(store):

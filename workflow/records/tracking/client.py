@@ -18,6 +18,7 @@ from filelock import FileLock
 
 from ...engine.errors import Problem, printable
 
+VERDICT = "comparison"  # tag: how a result compares with the others
 DEFAULT_URI = "sqlite:///mlflow.db"
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # so that the UI opens on runs, not on chat traces
 

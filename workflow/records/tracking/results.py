@@ -16,6 +16,7 @@ from ...files import IGNORED
 from .. import costs
 from . import registry, view
 from .client import (
+    VERDICT,
     Params,
     active_run,
     errors_as_problems,
@@ -36,11 +37,18 @@ AT_ONCE = 1000  # metrics in a call, which is MLflow's limit
 
 
 def record(
-    params: Params, tags: dict[str, str], receipts: costs.Receipts, mine: set[str], model: Path, evaluation: Path
+    params: Params,
+    tags: dict[str, str],
+    verdict: str,
+    receipts: costs.Receipts,
+    mine: set[str],
+    model: Path,
+    evaluation: Path,
 ) -> tuple[str, bool]:
     """Bring MLflow up to date with one result. RETURNS: its run id, and whether anything was logged.
 
-    tags: RESULT among them; receipts: of each stage that led to the result; mine: the run ids of this clone.
+    tags: RESULT among them; verdict: how it compares with other results, which may change.
+    receipts: of each stage that led to the result; mine: the run ids of this clone.
     Each step skips what is there: the next call completes a record that was interrupted, or deleted in part.
     Raises Problem if MLflow cannot be reached or refuses a call.
     """
@@ -56,6 +64,8 @@ def record(
         for name, value in tags.items():
             if new or name not in run.data.tags:
                 client.set_tag(run_id, name, value)
+        if verdict and run.data.tags.get(VERDICT) != verdict:
+            client.set_tag(run_id, VERDICT, verdict)
         logged = [new, _log_children(client, experiment, run_id, receipts, mine)]
         if new:
             log_params(client, run_id, settings)

@@ -9,7 +9,7 @@ import sys
 import zlib
 from typing import Any
 
-from .client import errors_as_problems, open_experiment, reason
+from .client import VERDICT, errors_as_problems, open_experiment, reason
 
 COLUMNS = ["dev/accuracy", "test/accuracy", "test/macro_f1", "energy/wh", "energy/wh_reused", "energy/seconds"]
 CURVES = ["train/loss", "train/dev_accuracy"]
@@ -34,7 +34,7 @@ def share(client: Any, experiment: str) -> None:
         "searchFilter": "tags.`rootstock.result` LIKE '%'",
         "orderByKey": "metrics.`dev/accuracy`",
         "orderByAsc": False,
-        "selectedColumns": [f"metrics.`{key}`" for key in COLUMNS],
+        "selectedColumns": [*(f"metrics.`{key}`" for key in COLUMNS), f"tags.`{VERDICT}`"],
         "compareRunCharts": [{"uuid": f"chart{i}", **chart, **shared} for i, chart in enumerate(charts)],
         "compareRunSections": [{"uuid": "first", "name": "Quality and energy", "display": True, "isReordered": False}],
         "isAccordionReordered": True,
