@@ -9,7 +9,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PYTHONUTF8 := 1
 export PIP_USER := 0
 
-.PHONY: setup repro test soak audit oldest bench check docs ui report lock versions clean
+.PHONY: setup repro search test soak audit oldest bench check docs ui report lock versions clean
 .DEFAULT_GOAL := repro
 
 setup: $(READY) ## create the environment, nothing else
@@ -62,6 +62,10 @@ ui: $(READY) ## compare runs in the browser
 	  http*) echo "MLflow runs at $$MLFLOW_TRACKING_URI" | sed 's,//.*@,//,' ;; \
 	  *) MLFLOW_BACKEND_STORE_URI="$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" python -m mlflow ui ;; \
 	esac
+
+search: $(READY) ## try settings, as `search` in params.yaml says; with PROFILE=workflow/profiles/slurm on a cluster
+	@python -m workflow.engine.params
+	@python -m workflow.search $(if $(PROFILE),--profile $(PROFILE))
 
 report: $(READY) ## write one page about the results: cost, scores, errors
 	@python -m workflow.records.ledger

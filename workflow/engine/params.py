@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 from ruamel.yaml import YAML
 from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
@@ -105,6 +105,36 @@ else:
     Point.__pydantic_config__ = STRICT
 
 
+class Range(_Section):
+    """Numbers from low to high; integers if both are."""
+
+    low: int | float
+    high: int | float
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _is_range(self) -> Range:
+        if self.low >= self.high:
+            raise ValueError("low must be below high")
+        if self.log and self.low <= 0:
+            raise ValueError("with log, low must be above 0")
+        return self
+
+
+if TYPE_CHECKING:
+    SettingName = str
+else:
+    SettingName = Literal[tuple(Point.__annotations__)]
+
+
+class Search(_Section):
+    trials: Count
+    at_once: Count
+    budget_g: Annotated[float, Field(gt=0)] | None
+    budget_hours: Annotated[float, Field(gt=0)] | None
+    space: Annotated[dict[SettingName, Annotated[list[Any], Field(min_length=1)] | Range], Field(min_length=1)]
+
+
 class Evaluate(_Section):
     confidence: Fraction
     resamples: Count
@@ -144,6 +174,7 @@ class Params(_Section):
     finetune: Finetune
     select_by: Literal["accuracy", "macro_f1", "log_loss"]
     sweep: Annotated[dict[PointName, Point], Field(min_length=1)]
+    search: Search
     evaluate: Evaluate
     package: Package
     package_weights: Package

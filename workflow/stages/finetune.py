@@ -82,7 +82,9 @@ def train(
         textcat.label_weights = balanced(report["documents_per_label"], n_train, params.data.exclusive)
     textcat.contrastive = is_contrastive(settings, textcat.head, report["documents_per_label"])
     steps_per_epoch = math.ceil(n_train / settings.batch_size)
-    steps = settings.contrastive_steps if textcat.contrastive else steps_per_epoch * settings.epochs
+    steps = steps_per_epoch * settings.epochs
+    if textcat.contrastive:
+        steps = min(settings.contrastive_steps, steps_per_epoch * PASSES)
     steps = min(steps, settings.max_steps or steps)
     score_every = settings.evaluate_every or (steps if textcat.contrastive else steps_per_epoch)
     log_every = max(1, steps // 100)
@@ -255,6 +257,7 @@ def is_contrastive(settings: Finetune, head: str, counts: dict[str, int]) -> boo
 
 
 FEW = 64  # documents of each label, on average, up to which contrastive: auto is true
+PASSES = 20  # over the training data, at most, if contrastive: of a handful of documents more would overfit
 
 
 def balanced(counts: dict[str, int], n_docs: int, exclusive: bool) -> dict[str, float]:
