@@ -55,7 +55,7 @@ def run(points: list[str], profile: str | None) -> None:
     separator = "_" if profile else "@"
     targets = [f"evaluate{separator}{point}" for point in points]
     if subprocess.run([sys.executable, "-m", *command, *targets]).returncode:
-        raise Problem(f"a point failed, see above: narrow search.space, or remove the point from sweep in {PARAMS}")
+        raise Problem("a point failed, see above: narrow search.space, or remove the point from sweep in params.yaml")
 
 
 def over_budget(search: params.Search, points: list[str]) -> str:

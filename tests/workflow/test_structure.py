@@ -104,6 +104,7 @@ WORKFLOW = {
     "model": {"engine", "files"},
     "records": {"engine", "files", "model"},
     "stages": {"corpus", "engine", "files", "model", "records"},
+    "search": {"engine", "model", "records"},
 }
 
 
