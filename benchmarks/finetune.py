@@ -40,16 +40,6 @@ def run(full: bool) -> Report:
     report.add(Measurement(title, "documents/s", TRAINER, extract(rounds, "documents_per_second"), speed))
     report.add(Measurement(f"accuracy after {title}", "test accuracy", TRAINER, extract(rounds, "accuracy"), quality))
     report.notes += _mean_accuracies(rounds)
-
-    settings, precision = _settings(16, n_test), precisions[-1]
-    contenders = [
-        Contender(f"rootstock {precision}", rootstock, precision=precision, epochs=25, **settings),
-        Contender("SetFit", "benchmarks.trainers:SetFit", **peers, **settings),
-    ]
-    rounds = run_interleaved(contenders, [{"seed": seed} for seed in range(10 if full else 3)])
-    title = "8 examples per class (SST-2)"
-    report.add(Measurement(title, "seconds", "SetFit", extract(rounds, "seconds")))
-    report.add(Measurement(f"accuracy after {title}", "test accuracy", "SetFit", extract(rounds, "accuracy")))
     return report
 
 

@@ -57,19 +57,17 @@ class SpacyTrainer(Trainer):
 
     nlp: Any
     optimizer: Any
-    epochs = 1
     dropout = 0.1
 
     def train(self, rows: Rows) -> None:
         from spacy.training import Example
         from spacy.util import minibatch
 
-        for _ in range(self.epochs):
-            random.shuffle(rows)
-            for batch in minibatch(rows, BATCH_SIZE):
-                examples = [Example.from_dict(self.nlp.make_doc(row["text"]), {"cats": _cats(row)}) for row in batch]
-                self.optimizer.step_schedules()
-                self.nlp.update(examples, drop=self.dropout, sgd=self.optimizer)
+        random.shuffle(rows)
+        for batch in minibatch(rows, BATCH_SIZE):
+            examples = [Example.from_dict(self.nlp.make_doc(row["text"]), {"cats": _cats(row)}) for row in batch]
+            self.optimizer.step_schedules()
+            self.nlp.update(examples, drop=self.dropout, sgd=self.optimizer)
 
     def predict(self, texts: Sequence[str]) -> list[str]:
         return [max(LABELS, key=doc.cats.__getitem__) for doc in self.nlp.pipe(texts)]
@@ -78,7 +76,7 @@ class SpacyTrainer(Trainer):
 class Rootstock(SpacyTrainer):
     """Trains like the stage `workflow.stages.finetune`."""
 
-    def setup(self, weights: str, n_train: int, seed: int, precision: str, epochs: int = 1) -> None:
+    def setup(self, weights: str, n_train: int, seed: int, precision: str) -> None:
         from pathlib import Path
 
         from workflow.engine import params
@@ -86,12 +84,12 @@ class Rootstock(SpacyTrainer):
         from workflow.stages import finetune
 
         settings = params.load()
-        changes = {"precision": precision, "epochs": epochs, "batch_size": BATCH_SIZE}
+        changes = {"precision": precision, "epochs": 1, "batch_size": BATCH_SIZE}
         settings = settings.model_copy(update={"seed": seed, "finetune": settings.finetune.model_copy(update=changes)})
-        self.epochs, self.dropout = epochs, settings.finetune.dropout
+        self.dropout = settings.finetune.dropout
         make_deterministic(settings)
         self.nlp = finetune.build(settings, Path(weights), LABELS)
-        self.optimizer = finetune.make_optimizer(settings.finetune, math.ceil(n_train / BATCH_SIZE) * epochs)
+        self.optimizer = finetune.make_optimizer(settings.finetune, math.ceil(n_train / BATCH_SIZE))
 
 
 class SpacyTransformers(SpacyTrainer):
@@ -160,26 +158,6 @@ class HuggingFaceTrainer(Trainer):
                 inputs = self.tokenizer(batch, truncation=True, padding=True, return_tensors="pt")
                 predicted += [LABELS[i] for i in self.model(**inputs).logits.argmax(1)]
         return predicted
-
-
-class SetFit(Trainer):
-    def setup(self, weights: str, n_train: int, seed: int) -> None:
-        from setfit import SetFitModel
-
-        self.seed = seed
-        self.model = SetFitModel.from_pretrained(weights, labels=LABELS)
-
-    def train(self, rows: Rows) -> None:
-        import setfit
-        from datasets import Dataset
-
-        columns = {"text": [row["text"] for row in rows], "label": [LABELS.index(row["label"]) for row in rows]}
-        with tempfile.TemporaryDirectory() as folder:
-            arguments = setfit.TrainingArguments(folder, seed=self.seed, save_strategy="no", report_to="none")
-            setfit.Trainer(self.model, arguments, train_dataset=Dataset.from_dict(columns)).train()
-
-    def predict(self, texts: Sequence[str]) -> list[str]:
-        return list(self.model.predict(list(texts)))
 
 
 def _cats(row: dict[str, str]) -> dict[str, float]:
