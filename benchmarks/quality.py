@@ -58,7 +58,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "rootstock": {},
     "rootstock, as in 0.1.0": {"finetune.head": "class_vector", "wordpiece.spans": "sentence"},
     "rootstock, mean of sentences": {"wordpiece.spans": "sentence"},
-    "rootstock, without contrast": {"finetune.contrastive": False},  # otherwise it is how few examples are learned
+    "rootstock, without contrast": {"finetune.contrastive": False},  # the default for many examples
+    "rootstock, by contrast": {"finetune.contrastive": True},  # the default for few
 }
 
 
