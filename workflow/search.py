@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     import optuna
 
 PREFIX = "search_"  # of the points that this module adds
+NAME = re.compile(rf"{PREFIX}\d+")
+ASKED = 20  # suggestions for each point, at most, until one is new
 PARAMS = Path("params.yaml")
 
 
@@ -36,16 +39,18 @@ def main() -> None:
     profile = parser.parse_args().profile
     while True:
         settings = params.load()
-        points = [name for name in settings.sweep if name.startswith(PREFIX)]
+        points = [name for name in settings.sweep if NAME.fullmatch(name)]
         if points:
             run(points, profile)
-        missing, reason = settings.search.trials - len(points), over_budget(settings.search, points)
+        missing, reason = settings.search.trials - len(points), over_budget(settings.search)
         if missing <= 0 or reason:
             break
-        n = min(missing, settings.search.at_once if profile else 1)
-        add_points(
-            {f"{PREFIX}{len(points) + i:02}": changes for i, changes in enumerate(suggest(settings, points, n), 1)}
-        )
+        found = suggest(settings, points, min(missing, settings.search.at_once if profile else 1))
+        if not found:
+            reason = "search.space has no settings that have not been tried"
+            break
+        first = 1 + max((int(name.removeprefix(PREFIX)) for name in points), default=0)
+        add_points({f"{PREFIX}{number:02}": changes for number, changes in enumerate(found, first)})
     summarize(settings, points, reason)
 
 
@@ -54,14 +59,20 @@ def run(points: list[str], profile: str | None) -> None:
     command = ["snakemake", "--profile", profile] if profile else ["dvc", "repro"]
     separator = "_" if profile else "@"
     targets = [f"evaluate{separator}{point}" for point in points]
-    if subprocess.run([sys.executable, "-m", *command, *targets]).returncode:
-        raise Problem("a point failed, see above: narrow search.space, or remove the point from sweep in params.yaml")
+    engine = subprocess.Popen([sys.executable, "-m", *command, *targets])
+    try:
+        failed = engine.wait()
+    except KeyboardInterrupt:  # the engine has got the signal, too, and stops at a checkpoint
+        engine.wait()
+        raise
+    if failed:
+        raise Problem("a point failed, see above: remove it from sweep in params.yaml, and narrow search.space")
 
 
-def over_budget(search: params.Search, points: list[str]) -> str:
-    """Which budget all attempts of these points have spent; empty if none is."""
-    stages = {f"{stage}@{point}" for stage in ("finetune", "evaluate") for point in points}
-    spent = costs.total(record for record in read_records(SPENT) if record["stage"] in stages)
+def over_budget(search: params.Search) -> str:
+    """Which budget is spent; empty if none is. All attempts of this clone count, also of points that were removed."""
+    attempts = [record for record in read_records(SPENT) if NAME.fullmatch(record["stage"].partition("@")[2])]
+    spent = costs.total(attempts)
     figures = {"budget_g": (spent["co2_g"], "g of CO2"), "budget_hours": (spent["seconds"] / 3600, "hours")}
     for name, (used, unit) in figures.items():
         budget = getattr(search, name)
@@ -71,8 +82,9 @@ def over_budget(search: params.Search, points: list[str]) -> str:
 
 
 def suggest(settings: params.Params, points: list[str], n: int) -> list[dict[str, Any]]:
-    """Settings for n more points. They depend on the seed and on the results so far only, not on interruptions.
+    """Settings for up to n more points, none of which has been tried; fewer if there are no others.
 
+    They depend on the seed and on the results so far only, not on interruptions.
     Source: Bergstra et al. 2011, "Algorithms for Hyper-Parameter Optimization" (TPE).
     """
     import optuna
@@ -89,10 +101,15 @@ def suggest(settings: params.Params, points: list[str], n: int) -> list[dict[str
         except ValueError:  # the space has changed since: the point is not in it
             continue
         study.add_trial(trial)
-    return [
-        {name: rounded(value, settings.search.space[name]) for name, value in study.ask(space).params.items()}
-        for _ in range(n)
-    ]
+    found: list[dict[str, Any]] = []
+    for _ in range(ASKED * n):
+        asked = study.ask(space).params
+        changes = {name: rounded(value, settings.search.space[name]) for name, value in asked.items()}
+        if changes not in found and changes not in settings.sweep.values():
+            found.append(changes)
+        if len(found) == n:
+            break
+    return found
 
 
 def distribution(values: list[Any] | params.Range) -> optuna.distributions.BaseDistribution:
@@ -138,10 +155,11 @@ def with_points(text: str, points: dict[str, dict[str, Any]]) -> str:
     ]
     if sweep.flow_style:
         place = sweep.end_mark.index - 1
-        return text[:place] + "".join(f", {row}" for row in rows) + text[place:]
+        comma = "" if text[:place].rstrip().endswith(",") else ", "
+        return text[:place] + comma + ", ".join(rows) + text[place:]
     last = sweep
-    while not getattr(last, "flow_style", True) and isinstance(last.value, list):
-        last = last.value[-1][1] if isinstance(last.value[-1], tuple) else last.value[-1]
+    while not getattr(last, "flow_style", True):  # a mapping in lines: its last value
+        last = last.value[-1][1]
     line_end = text.find("\n", last.end_mark.index)
     place = len(text) if line_end < 0 else line_end - (text[line_end - 1] == "\r")
     newline = "\r\n" if "\r\n" in text else "\n"

@@ -40,8 +40,12 @@ def test_a_search_adds_points_continues_and_ends_with_its_budget(finished, tmp_p
         assert json.loads((project.folder / f"data/evaluation/{point}/metrics.json").read_text())["dev"]
     output, same = searched(project)
     assert same == sweep and executed(output) == []
-    output, more = searched(project, trials=5, budget_g=1e-9)
-    assert more == sweep and "ended after 2 of 5 trials: search.budget_g is spent: " in output
+    del sweep["search_01"]
+    project.set(sweep=sweep)
+    output, more = searched(project, trials=2)
+    assert list(more) == ["base", "search_02", "search_03"], "a number is not used again"
+    output, same = searched(project, trials=5, budget_g=1e-9)
+    assert same == more and "ended after 2 of 5 trials: search.budget_g is spent: " in output
     output, _ = searched(project, trials=5, budget_hours=1e-9)
     assert "search.budget_hours is spent: " in output
 
@@ -92,6 +96,23 @@ def test_what_is_tried_next_depends_on_seed_and_results_only(scored):
     assert search.suggest(outside, [*points, "search_99"], 1)
 
 
+def test_nothing_is_tried_twice(scored, monkeypatch):
+    """Until there is nothing else. A number is not used again, even if its point was removed."""
+    monkeypatch.setitem(SETTINGS, "space", {"head": ["mean", "pooler"], "epochs": {"low": 2, "high": 3}})
+
+    def scored_any(sweep):
+        return scored({name: {**changes, "learning_rate": 1e-3} for name, changes in sweep.items()}).model_copy(
+            update={"sweep": sweep}
+        )
+
+    found = search.suggest(scored_any({}), [], 10)
+    assert len({json.dumps(changes) for changes in found}) == len(found) == 4
+    sweep = {f"search_{n:02}": changes for n, changes in enumerate(found[:3], 1)}
+    assert search.suggest(scored_any(sweep), list(sweep), 2) == [found[3]]
+    sweep["search_04"] = found[3]
+    assert search.suggest(scored_any(sweep), list(sweep), 2) == []
+
+
 def test_points_that_are_trained_together_differ(scored):
     found = search.suggest(scored({}), [], 4)
     assert len({json.dumps(changes) for changes in found}) == 4
@@ -115,6 +136,7 @@ SWEEPS = [
     "sweep: # a comment\n  base: {} # another\n\nlast: 1\n",
     "sweep:\n  base: {epochs: 2}\n  hot:\n    seed: 1\n    learning_rate: 1.0e-3 # high\n\n# below\nlast: 1",
     "last: 1\nsweep:\n  base: {}",
+    "sweep: {base: {}, hot: {seed: 1},}\nlast: 1",
 ]
 
 
@@ -146,6 +168,11 @@ def test_a_setting_that_is_not_allowed_leaves_the_file_as_it_was(tmp_path, monke
         ({"epochs": {"low": 3, "high": 3}}, "low must be below high"),
         ({"epochs": {"low": 0, "high": 3, "log": True}}, "with log, low must be above 0"),
         ({"epochs": []}, "at least 1 item"),
+        (
+            {"epochs": {"low": 1, "high": 3, "step": 1}},
+            r"unknown key search\.space\.epochs\.range\.step \(allowed: low, high, log\)",
+        ),
+        ({"epochs": 3}, "search.space.epochs.choices is 3: input should be a valid list"),
         ({}, "at least 1 item"),
     ],
 )

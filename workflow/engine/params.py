@@ -8,7 +8,16 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 from ruamel.yaml import YAML
 from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
@@ -127,12 +136,19 @@ else:
     SettingName = Literal[tuple(Point.__annotations__)]
 
 
+Choices = Annotated[list[Any], Field(min_length=1), Tag("choices")]
+Values = Annotated[
+    Choices | Annotated[Range, Tag("range")],
+    Discriminator(lambda value: "range" if isinstance(value, (dict, Range)) else "choices"),
+]
+
+
 class Search(_Section):
     trials: Count
     at_once: Count
     budget_g: Annotated[float, Field(gt=0)] | None
     budget_hours: Annotated[float, Field(gt=0)] | None
-    space: Annotated[dict[SettingName, Annotated[list[Any], Field(min_length=1)] | Range], Field(min_length=1)]
+    space: Annotated[dict[SettingName, Values], Field(min_length=1)]
 
 
 class Evaluate(_Section):
@@ -236,6 +252,8 @@ def _keys_beside(location: tuple[str, ...]) -> list[str]:
     """The keys that are allowed where an unknown one was found."""
     if location[0] == "sweep":
         return list(Point.__annotations__)
+    if location[:2] == ("search", "space"):
+        return list(Range.model_fields)
     section: Any = Params
     for name in location[:-1]:
         section = section.model_fields[name].annotation

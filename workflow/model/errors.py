@@ -37,7 +37,7 @@ def by_kind(documents: Iterable[Facts], right: np.ndarray) -> list[dict[str, Any
 
 
 def doubtful(gold: np.ndarray, scores: np.ndarray, exclusive: bool) -> list[Doubt]:
-    """Labels that look wrong: the model is as sure of another one as it usually is where that one is right.
+    """Labels that look wrong: the model prefers another one, and is as sure of it as it usually is where it is right.
 
     The least probable labels come first. Of documents that the model was not trained on this is evidence; of others
     it is less. Source: Northcutt et al. 2021, "Confident Learning: Estimating Uncertainty in Dataset Labels".

@@ -14,13 +14,19 @@ from thinc.api import to_numpy
 def fit_head(nlp: Language, docs: Iterable[Doc], class_weights: str) -> None:
     """Set the output layer of `trf_textcat` to the logistic regression of labels on vectors; the transformer stays.
 
-    The vector of a document is the mean of the rows that the head classifies. Documents without rows are left out.
+    The vector of a document is the mean of the rows that the head classifies. Documents without rows are left out. If
+    a vector has become NaN, so do the weights.
 
     class_weights: "none" or "balanced".
     """
     class_weight = None if class_weights == "none" else class_weights
     head = nlp.get_pipe("trf_textcat")
     gold, vectors = vectors_of(nlp, docs)
+    if not len(vectors):
+        return
+    if not np.isfinite(vectors).all():
+        nan = np.full((len(head.labels), vectors.shape[1]), np.nan, "float32")
+        return head.set_weights(nan, nan[:, 0])
     scale = 1 / np.linalg.norm(vectors, axis=1).mean()  # regularization then means the same for all weights
     vectors *= scale
     if head.exclusive_classes:
@@ -44,7 +50,7 @@ def vectors_of(nlp: Language, docs: Iterable[Doc]) -> tuple[np.ndarray, np.ndarr
         if len(rows):
             gold.append([doc.cats.get(label, missing) for label in head.labels])
             vectors.append(rows.mean(axis=0, dtype="float64"))
-    return np.array(gold), np.stack(vectors)
+    return np.array(gold), np.array(vectors)
 
 
 def _regression(

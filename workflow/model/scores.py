@@ -27,7 +27,7 @@ def correct(gold: np.ndarray, decided: np.ndarray) -> np.ndarray:
 def best_thresholds(gold: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """The threshold of each label (n_labels,) with the highest F1, in the middle between two scores.
 
-    Of several it is the one that is nearest to 0.5, and so it is for a label that no document has.
+    If several are equally good, it is the one nearest to 0.5. A label that no document has gets 0.5.
     Source: Lipton et al. 2014, "Optimal Thresholding of Classifiers to Maximize F1 Measure".
     """
     best = np.full(gold.shape[1], 0.5)

@@ -43,11 +43,14 @@ def main() -> None:
             write_card(Path(folder), costs.select(receipts, dag.chain(stages[stage], stages)))
     print(summary.text(receipts, points, best))
     print()
+    recorded = []
     for point in points:
         upstream = costs.select(receipts, dag.chain(stages[f"evaluate@{point}"], stages))
         run_id, new = record(point, upstream, settings, verdict(point, comparison))
+        recorded.append(run_id)
         print(f"MLflow: {point}: {'recorded run' if new else 'nothing new, this result is run'} {run_id}")
     if points:
+        results.keep_verdicts(settings.tracking.experiment, recorded)
         print(f"        side by side, after `make ui`: {view.page(settings.tracking.experiment)}")
     if missing:
         print(f"ledger: {explain(missing)}", file=sys.stderr)
@@ -77,9 +80,11 @@ def explain(missing: dict[str, str]) -> str:
 
 
 def verdict(point: str, comparison: dict[str, Any]) -> str:
-    """What `compare` says of a point, in words; empty if it has not run."""
-    if not comparison or point == comparison["point"]:
-        return "the best on dev" if comparison else ""
+    """What `compare` says of a point, in words; empty if it has not run, or there is no other point."""
+    if not comparison or not comparison["test_p"]:
+        return ""
+    if point == comparison["point"]:
+        return "the best on dev"
     noise = ", within noise" if point in comparison["unclear"] else ""
     return f"p {comparison['test_p'][point]:.2g} on test against {comparison['point']} (McNemar's test){noise}"
 

@@ -84,7 +84,8 @@ def _save_each(
 ) -> Iterator[Prediction]:
     """Write each prediction to the file before passing it on.
 
-    With more than LISTED labels, a row has only the gold labels that apply, and the LISTED highest scores.
+    A row has the gold labels, those that are predicted, and the scores. With more than LISTED labels it has only the
+    gold labels that apply, and the LISTED highest scores.
     """
     with path.open("w", encoding="utf-8") as file:
         for p in predictions:

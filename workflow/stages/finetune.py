@@ -80,7 +80,7 @@ def train(
     settings, budget, textcat = params.finetune, params.carbon.budget_g, nlp.get_pipe("trf_textcat")
     if settings.class_weights == "balanced":
         textcat.label_weights = balanced(report["documents_per_label"], n_train, params.data.exclusive)
-    textcat.contrastive = is_contrastive(settings, textcat.head, report["documents_per_label"])
+    textcat.contrastive = is_contrastive(settings, textcat.head, report["documents_per_label"], n_train)
     steps_per_epoch = math.ceil(n_train / settings.batch_size)
     steps = steps_per_epoch * settings.epochs
     if textcat.contrastive:
@@ -127,7 +127,8 @@ def train(
             while True:
                 if is_dev_due():
                     if textcat.contrastive and is_main:
-                        fit_head(nlp, shards.read(shards.files(train_docs), nlp.vocab), settings.class_weights)
+                        labelled = shards.read(shards.files(train_docs), nlp.vocab)
+                        fit_head(nlp, takewhile(lambda _: not is_asked_to_stop(), labelled), settings.class_weights)
                     dev = dev_arrays(nlp, dev_docs, labels, is_asked_to_stop) if is_main else None
                     save_if_due()
                     found = processes.broadcast(dev and dev_scores(*dev, params.data.exclusive))
@@ -242,10 +243,10 @@ FALLING: dict[str, Callable[[float], float]] = {
 }
 
 
-def is_contrastive(settings: Finetune, head: str, counts: dict[str, int]) -> bool:
+def is_contrastive(settings: Finetune, head: str, counts: dict[str, int], n_docs: int) -> bool:
     """Whether documents with the same label are pulled together, and the head is a logistic regression.
 
-    counts: documents of each label.
+    counts: documents of each label; n_docs: in all.
     Raises Problem if that cannot be done, although the setting says so.
     """
     possible = settings.trainable and head != "native"
@@ -253,7 +254,8 @@ def is_contrastive(settings: Finetune, head: str, counts: dict[str, int]) -> boo
         if settings.contrastive and not possible:
             raise Problem("finetune.contrastive: true requires trainable: true, and another head than native")
         return settings.contrastive
-    return possible and sum(counts.values()) <= FEW * len(counts)
+    sees_all = n_docs <= settings.contrastive_steps * settings.batch_size
+    return possible and sees_all and sum(counts.values()) <= FEW * len(counts)
 
 
 FEW = 64  # documents of each label, on average, up to which contrastive: auto is true

@@ -33,14 +33,12 @@ def contrast(vectors: Any, targets: Any) -> tuple[float, Any]:
 def overlap(truth: Any) -> Any:
     """The labels that each two documents share, as a part of all that either has: array (n_docs, n_docs), 0 to 1.
 
-    NaN for two documents of which neither has a label, and for a document whose labels are unknown.
+    Only labels that are known of both count. NaN if neither document has one of these.
 
     truth: array (n_docs, n_labels) of 1 and 0; NaN if unknown.
     """
     xp = get_array_module(truth)
-    has = xp.nan_to_num(truth)
-    shared, counts = has @ has.T, has.sum(axis=1)
-    either = counts[:, None] + counts - shared
-    unknown = xp.isnan(truth).all(axis=1)
-    counted = (either > 0) & ~unknown[:, None] & ~unknown
-    return xp.where(counted, shared / xp.maximum(either, 1e-8), xp.nan)
+    has, known = xp.nan_to_num(truth), (~xp.isnan(truth)).astype(truth.dtype)
+    shared, counts = has @ has.T, has @ known.T
+    either = counts + counts.T - shared
+    return xp.where(either > 0, shared / xp.maximum(either, 1e-8), xp.nan)

@@ -142,7 +142,7 @@ class TrfTextCat(ToBytesMixin, Head):
         """The labels that `doc.cats` stands for: the most probable one, or all from their thresholds on."""
         scored = [label for label in self.labels if label in doc.cats]
         if self.exclusive_classes:
-            return [max(scored, key=doc.cats.__getitem__)] if any(doc.cats.values()) else []
+            return [max(scored, key=doc.cats.__getitem__)] if any(doc.cats[label] for label in scored) else []
         return [label for label in scored if doc.cats[label] >= self.threshold_of(label)]
 
     @property
@@ -205,6 +205,7 @@ class TrfTextCat(ToBytesMixin, Head):
     ) -> None:
         """Start with new weights, for the labels so far and the given ones, or all labels in the examples."""
         self.hidden = None
+        self.thresholds.clear()
         self._build()
         if self.tok2vec is not None:
             self.connect(self.tok2vec, self.backward)
@@ -303,13 +304,13 @@ class TrfTextCat(ToBytesMixin, Head):
 
     def _relative_to_thresholds(self, doc: Doc, attribute: str) -> dict[str, float]:
         """Scores in the same order, 0.5 where the threshold is: spaCy's scorer has one threshold for all labels."""
-        thresholds = {label: self.threshold_of(label) for label in doc.cats}
-        return {
-            label: 0.5 * p / thresholds[label]
-            if p < thresholds[label]
-            else 1 - 0.5 * (1 - p) / max(1e-9, 1 - thresholds[label])
-            for label, p in doc.cats.items()
-        }
+
+        def relative(p: float, threshold: float) -> float:
+            if p in (0, 1):  # as gold labels are
+                return p
+            return 0.5 * p / threshold if p < threshold else 1 - 0.5 * (1 - p) / (1 - threshold)
+
+        return {label: relative(p, self.threshold_of(label)) for label, p in doc.cats.items()}
 
     # Serialization.
 

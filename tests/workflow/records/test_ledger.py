@@ -55,6 +55,7 @@ def recorded(tmp_path, monkeypatch) -> list[str]:
     compute(*change(sweep={"base": {}, "hot": {"seed": 1}}))
     points: list[str] = []
     monkeypatch.setattr(ledger, "record", lambda point, *_: (points.append(point), ("a run", True))[1])
+    monkeypatch.setattr(ledger.results, "keep_verdicts", lambda experiment, run_ids: None)
     monkeypatch.setattr(ledger, "write_card", lambda folder, receipts: None)
     monkeypatch.setattr(ledger.view, "page", lambda experiment: "http://")
     return points
@@ -181,6 +182,7 @@ def test_names_are_those_of_the_settings_of_today(recorded, monkeypatch):
 def test_the_verdict_on_a_point():
     comparison = {"point": "hot", "test_p": {"base": 0.25, "cold": 0.0312}, "unclear": ["base"]}
     assert ledger.verdict("hot", comparison) == "the best on dev" and ledger.verdict("hot", {}) == ""
+    assert ledger.verdict("hot", {"point": "hot", "test_p": {}, "unclear": []}) == "", "there is no other"
     assert ledger.verdict("base", comparison) == "p 0.25 on test against hot (McNemar's test), within noise"
     assert ledger.verdict("cold", comparison) == "p 0.031 on test against hot (McNemar's test)"
 

@@ -136,6 +136,11 @@ def test_how_a_result_compares_is_kept_up_to_date(store):
     for store.verdict in ("the best on dev", "p 0.03 on test against hot (McNemar's test)"):
         assert store.record() == (run_id, False)
         assert store.client.get_run(run_id).data.tags[VERDICT] == store.verdict
+    experiment = store.settings["tracking"]["experiment"]
+    results.keep_verdicts(experiment, [run_id])
+    assert VERDICT in store.client.get_run(run_id).data.tags
+    results.keep_verdicts(experiment, ["another"])
+    assert VERDICT not in store.client.get_run(run_id).data.tags, "its point is no longer in the sweep"
 
 
 def test_stages_of_a_deleted_result_are_not_reused_ones(store):

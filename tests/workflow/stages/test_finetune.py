@@ -80,7 +80,10 @@ def test_balanced_weights_make_labels_count_alike():
 )
 def test_few_examples_are_learned_by_contrast(settings, head, counts, expected):
     settings = params.load(ROOT / "params.yaml").finetune.model_copy(update=settings)
-    assert finetune.is_contrastive(settings, head, dict(zip("AB", counts, strict=True))) is expected
+    assert finetune.is_contrastive(settings, head, dict(zip("AB", counts, strict=True)), sum(counts)) is expected
+    if expected and settings.contrastive == "auto":
+        many = {str(label): 64 for label in range(100)}
+        assert not finetune.is_contrastive(settings, head, many, 6400), "most would never be seen"
 
 
 @pytest.mark.parametrize("changes", [{"trainable": False}, {"head": "native"}])

@@ -23,7 +23,7 @@ DEFAULT_URI = "sqlite:///mlflow.db"
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # so that the UI opens on runs, not on chat traces
 
 # Sections of params.yaml that are no settings of a result.
-NOT_LOGGED = ("checkpoints", "package", "package_weights", "sweep", "tracking")
+NOT_LOGGED = ("checkpoints", "package", "package_weights", "search", "sweep", "tracking")
 
 Params = dict[str, Any]  # the content of params.yaml, as in a receipt
 

@@ -81,6 +81,15 @@ def record(
     return run_id, any(logged)
 
 
+def keep_verdicts(experiment: str, run_ids: list[str]) -> None:
+    """Remove the verdicts on all other results: they are not compared any more."""
+    with errors_as_problems():
+        client, number = open_experiment(experiment)
+        for run in client.search_runs([number], f"tags.`{VERDICT}` LIKE '%'", max_results=1000):
+            if run.info.run_id not in run_ids:
+                client.delete_tag(run.info.run_id, VERDICT)
+
+
 def _find(client: Any, experiment: str, result: str, live: str | None, settings: dict[str, str]) -> Any:
     """The run of a result: one that has it, completely if there is one, else the one that the fine-tuning logged to.
 
