@@ -64,9 +64,8 @@ def _regression(
     bias[present] = 0.0
     if len(present) > 1:
         fitted: Any = LogisticRegression(class_weight=class_weight, max_iter=MOST_STEPS).fit(vectors, classes)
-        sides: Any = (
-            np.array([[-0.5], [0.5]]) if len(present) == 2 else 1
-        )  # of two, it has the second against the first
+        # Of two classes scikit-learn has one row: the second against the first.
+        sides: Any = np.array([[-0.5], [0.5]]) if len(present) == 2 else 1
         weights[present], bias[present] = sides * fitted.coef_, np.ravel(sides * fitted.intercept_)
     return weights, bias
 
