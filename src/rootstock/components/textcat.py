@@ -69,8 +69,7 @@ def make_textcat(
 class TrfTextCat(ToBytesMixin, Head):
     """Sets `doc.cats`: a probability for each label. A document without tokens gets zeros, as in spaCy's textcat.
 
-    `thresholds`: the probability from which a label is predicted, for labels that have their own; it is saved.
-    Two attributes are for training, and are not saved:
+    `thresholds` may be changed, and is saved. Two attributes are for training, and are not saved:
 
     - `label_weights`: the weight of documents with a label; 1.0 for labels that it lacks.
     - `contrastive`: whether the transformer learns to separate the vectors of documents with different labels
@@ -132,6 +131,7 @@ class TrfTextCat(ToBytesMixin, Head):
 
     @property
     def thresholds(self) -> dict[str, float]:
+        """The probability from which a label is predicted, of labels that have their own."""
         return self.cfg.setdefault("thresholds", {})  # an older pipeline has none
 
     def threshold_of(self, label: str) -> float:
