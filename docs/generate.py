@@ -381,7 +381,7 @@ def allowed(spec: dict, schema: dict, key: str = "") -> str:
     if "anyOf" in spec:
         return ", or ".join(allowed(part, schema) for part in spec["anyOf"])
     if "enum" in spec or "const" in spec:
-        return ", ".join(f"`{value}`" for value in spec.get("enum", [spec.get("const")]))
+        return ", ".join(f"`{_short(value)}`" for value in spec.get("enum", [spec.get("const")]))
     kind = spec.get("type")
     if kind in ("integer", "number"):
         words = [f"{sign}{spec[name]:g}" for name, sign in BOUNDS.items() if name in spec]
@@ -394,6 +394,8 @@ def allowed(spec: dict, schema: dict, key: str = "") -> str:
     if kind == "object" and key == "sweep":
         [(form, _)] = spec.get("patternProperties", {"": {}}).items()
         return f"one point or more, named by {FORMS.get(form, form)}; each with keys of `finetune`, or `seed`"
+    if kind == "object" and key == "search.space":
+        return "keys of `finetune`, or `seed`; each with a list of choices, or `low`, `high` and optionally `log`"
     if kind == "object":
         inner = spec.get("additionalProperties", {})
         return f"file names, each with {allowed(inner, schema)}" if inner else "a mapping"

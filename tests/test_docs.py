@@ -101,6 +101,8 @@ def test_settings_in_words():
     table = rows(generate.settings_page((ROOT / "params.yaml").read_text()))
     assert table["`data.on_bad_row`"][:2] == ["`fail`", "`fail`, `skip`"]
     assert table["`wordpiece.spans`"][1] == "`sentence`, `document`, or a whole number ≥ 1"
+    assert table["`finetune.contrastive`"][1] == "`auto`, `true`, `false`"
+    assert table["`search.space`"][1].startswith("keys of `finetune`, or `seed`; each with a list of choices")
     assert table["`finetune.warmup`"][1] == "a number ≥ 0 and < 1"
     assert "matches" not in " ".join(allowed for _, allowed, _ in table.values())  # no bare regular expression
 

@@ -154,6 +154,7 @@ def test_only_the_sweep_changes(text, windows, changes):
 
 
 def test_a_setting_that_is_not_allowed_leaves_the_file_as_it_was(tmp_path, monkeypatch):
+    """A guard: the schema refuses such a space before."""
     monkeypatch.chdir(tmp_path)
     Path("params.yaml").write_text(TEXT)
     with pytest.raises(Problem, match=r"search_01\.head is 'median'"):
@@ -168,6 +169,8 @@ def test_a_setting_that_is_not_allowed_leaves_the_file_as_it_was(tmp_path, monke
         ({"epochs": {"low": 3, "high": 3}}, "low must be below high"),
         ({"epochs": {"low": 0, "high": 3, "log": True}}, "with log, low must be above 0"),
         ({"epochs": []}, "at least 1 item"),
+        ({"head": ["mean", "median"]}, "head cannot be 'median': input should be 'auto', 'class_vector'"),
+        ({"epochs": {"low": 2, "high": 2.5}}, r"epochs cannot be 2\.5: input should be a valid integer"),
         (
             {"epochs": {"low": 1, "high": 3, "step": 1}},
             r"unknown key search\.space\.epochs\.range\.step \(allowed: low, high, log\)",

@@ -15,7 +15,9 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
+    TypeAdapter,
     ValidationError,
+    field_validator,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -78,7 +80,7 @@ class Finetune(_Section):
     head: Literal["auto", "class_vector", "pooler", "mean", "last_hidden", "native"]
     trainable: bool
     train_layers: Count | None
-    contrastive: Literal["auto"] | bool
+    contrastive: Literal["auto", True, False]
     contrastive_steps: Count
     epochs: Count
     max_steps: Count | None
@@ -149,6 +151,18 @@ class Search(_Section):
     budget_g: Annotated[float, Field(gt=0)] | None
     budget_hours: Annotated[float, Field(gt=0)] | None
     space: Annotated[dict[SettingName, Values], Field(min_length=1)]
+
+    @field_validator("space")
+    @classmethod
+    def _can_be_points(cls, space: dict[str, Any]) -> dict[str, Any]:
+        for name, values in space.items():
+            for value in values if isinstance(values, list) else (values.low, values.high):
+                try:
+                    TypeAdapter(Point).validate_python({name: value})
+                except ValidationError as error:
+                    message = error.errors()[0]["msg"]
+                    raise ValueError(f"{name} cannot be {value!r}: {message[0].lower()}{message[1:]}") from None
+        return space
 
 
 class Evaluate(_Section):

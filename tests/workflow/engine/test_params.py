@@ -44,6 +44,7 @@ def test_every_key_has_a_comment():
 
 
 CASES = [
+    ({"finetune.contrastive": "yes"}, "finetune.contrastive is 'yes': input should be 'auto', True or False"),
     ({"finetune.lerning_rate": 1e-4}, r"unknown key finetune.lerning_rate \(allowed: head, trainable"),
     ({"sed": 1}, r"unknown key sed \(allowed: seed"),
     ({"finetune.epochs": ...}, "the key finetune.epochs is missing"),
