@@ -175,4 +175,4 @@ def test_kills_spread_over_the_whole_dag(undisturbed, tmp_path, engine, kills):
             number, delay = number + 1, rng.uniform(2, 25)
             soak.tried[f"kills under {engine}"] += 1
         finish(project, engine, "", undisturbed.expected)
-        shutil.rmtree(project.folder)
+        shutil.rmtree(project.folder, ignore_errors=True)  # the ledger of a killed engine may still write its store

@@ -148,9 +148,7 @@ def run(module: str, argv: list[str], folder: str, env: dict[str, str], script: 
         code = exit.code if isinstance(exit.code, int) else int(exit.code is not None)
     except BaseException:
         traceback.print_exc()
-    for thread in threading.enumerate():
-        if thread is not threading.main_thread() and not thread.daemon:
-            thread.join()
+    threading._shutdown()  # as Python does at its end: pools of threads end, and others are waited for
     atexit._run_exitfuncs()
     sys.stdout.flush(), sys.stderr.flush()
     os._exit(code)  # without taking down the imported modules one by one, which takes half a second
