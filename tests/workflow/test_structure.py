@@ -95,6 +95,7 @@ LIBRARY = {
     "attributes": {"pieces"},
     "components": {"attributes", "encoder", "pieces", "training", "weights"},
     "pairs": {"attributes"},
+    "outcomes": set(),
     "classifiers": {"components", "weights"},
 }
 WORKFLOW = {
@@ -105,6 +106,7 @@ WORKFLOW = {
     "records": {"engine", "files", "model"},
     "stages": {"corpus", "engine", "files", "model", "records"},
     "search": {"engine", "model", "records"},
+    "predict": {"corpus", "engine", "files", "model", "records"},
 }
 
 

@@ -1,16 +1,16 @@
-"""Stream labelled rows from JSON Lines, CSV, TSV and Prodigy's exports."""
+"""Stream rows, labelled or not, from JSON Lines, CSV, TSV, Parquet, and the exports of Prodigy and spaCy."""
 
 from __future__ import annotations
 
-import codecs
 import csv
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, Literal, NamedTuple, TextIO, TypeVar
 
 from ..engine.errors import Problem, brief, printable
 
@@ -39,15 +39,22 @@ class Tally:
     reasons: list[str] = field(default_factory=list)  # file:line: reason, of the first skipped rows
     rejected: int = 0  # Prodigy's answers "ignore", and "reject" if that leaves the label unknown
     blank: int = 0  # lines
-    log: Path | None = None  # a file, if one is made, with the reason of every skipped row
+    log: Callable[[str], None] | None = None  # gets the reason of every skipped row
 
     def skip(self, reason: str) -> None:
         self.skipped += 1
         if len(self.reasons) < LISTED:
             self.reasons.append(reason)
         if self.log:
-            with self.log.open("a", encoding="utf-8") as file:
-                file.write(f"{reason}\n")
+            self.log(reason)
+
+
+class Record(NamedTuple):
+    """A row of unlabelled text."""
+
+    text: str
+    columns: dict[str, Any]  # all of them, the text among them
+    where: str  # file:line
 
 
 class BadRow(ValueError):
@@ -74,40 +81,53 @@ def read(
     allowed_labels: the labels that may occur; None for any.
     Raises Problem at the first bad row if on_bad_row is "fail".
     """
-    csv.field_size_limit(LONGEST_TEXT)  # the default, 128 kB, is less than a long document
     allowed = listed(sorted(allowed_labels or ()))
+
+    def row_of(record: dict[str, Any], line: int) -> Row:
+        row = _row(record, f"{path}:{line}", line, exclusive)
+        if allowed_labels is not None and not allowed_labels.issuperset(row.labels):
+            unknown = sorted(set(row.labels) - allowed_labels)[0]
+            raise BadRow(f"label {brief(unknown)} does not occur in train (train has {allowed})")
+        return row
+
+    return _read(path, READERS[path.suffix](path, True), row_of, on_bad_row, tally)
+
+
+def read_unlabelled(path: Path, *, on_bad_row: str, tally: Tally, suffix: str = "") -> Iterator[Record]:
+    """Like `read`, of any columns with a text among them; labels are not looked at.
+
+    suffix: that of a file in this format, if the path has another.
+    """
+
+    def record_of(columns: dict[str, Any], line: int) -> Record:
+        return Record(_text(columns), columns, f"{path}:{line}")
+
+    return _read(path, (READERS | UNLABELLED)[suffix or path.suffix](path, False), record_of, on_bad_row, tally)
+
+
+Made = TypeVar("Made", Row, Record)
+
+
+def _read(
+    path: Path, parsed: Parsed, make: Callable[[dict[str, Any], int], Made], on_bad_row: str, tally: Tally
+) -> Iterator[Made]:
     try:
-        encoding = _encoding(path)
-        # Bytes that are not UTF-8 become lone surrogates, which no valid text contains.
-        with path.open(encoding=encoding, errors="surrogateescape", newline="") as file:
-            for line, parse in READERS[path.suffix](file):
-                if parse is None:
-                    tally.blank += 1
-                    continue
-                where = f"{path}:{line}"
-                try:
-                    row = _row(parse(), where, line, exclusive)
-                    if allowed_labels is not None and not allowed_labels.issuperset(row.labels):
-                        unknown = sorted(set(row.labels) - allowed_labels)[0]
-                        raise BadRow(f"label {brief(unknown)} does not occur in train (train has {allowed})")
-                except NotAccepted:
-                    tally.rejected += 1
-                except BadRow as reason:
-                    if on_bad_row == "fail":
-                        raise Problem(f"{where}: {reason}. Fix the row, or set data.on_bad_row: skip") from None
-                    tally.skip(printable(f"{where}: {reason}"))
-                else:
-                    yield row
+        for line, parse in parsed:
+            if parse is None:
+                tally.blank += 1
+                continue
+            try:
+                made = make(parse(), line)
+            except NotAccepted:
+                tally.rejected += 1
+            except BadRow as reason:
+                if on_bad_row == "fail":
+                    raise Problem(f"{path}:{line}: {reason}. Fix the row, or set data.on_bad_row: skip") from None
+                tally.skip(printable(f"{path}:{line}: {reason}"))
+            else:
+                yield made
     except OSError as error:
-        raise Problem(f"{path}: cannot be read ({error.strerror})") from None
-
-
-def _encoding(path: Path) -> str:
-    with path.open("rb") as file:
-        start = file.read(4)
-    if b"\0" in start or start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # no text in UTF-8 begins so
-        raise Problem(f"{path}: UTF-16 or UTF-32, not UTF-8: convert it, for example with `iconv -f UTF-16 -t UTF-8`")
-    return "utf-8-sig" if start.startswith(codecs.BOM_UTF8) else "utf-8"  # with half a mark, utf-8-sig loses it
+        raise Problem(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
 def listed(names: list[str]) -> str:
@@ -116,9 +136,21 @@ def listed(names: list[str]) -> str:
     return ", ".join(names[:NAMED]) + more
 
 
+def _opened(path: Path) -> TextIO:
+    """The file as text. Bytes that are not UTF-8 become lone surrogates, which no valid text contains."""
+    return path.open(encoding="utf-8", errors="surrogateescape", newline="")
+
+
 def _lines(file: TextIO) -> Iterator[str | None]:
     """The lines of a file; None in place of one that is too long."""
+    first = True
     for line in iter(partial(file.readline, LONGEST_RECORD), ""):
+        if first:
+            if "\0" in line[:4] or line.startswith(UTF16):
+                raise Problem(
+                    f"{file.name}: UTF-16 or UTF-32, not UTF-8: convert it, for example with `iconv -f UTF-16 -t UTF-8`"
+                )
+            first, line = False, line.removeprefix("\ufeff")
         if len(line) < LONGEST_RECORD:
             yield line
             continue
@@ -166,14 +198,24 @@ class _Again:
 
 # Number of the line, and a function that returns the record or raises BadRow; None for a blank line.
 Parsed = Iterator[tuple[int, Callable[[], dict[str, Any]] | None]]
+Reader = Callable[[Path, bool], Parsed]
 
 
-def _json_lines(file: TextIO) -> Parsed:
-    for number, line in enumerate(_lines(file), 1):
-        if line is None:
-            yield number, partial(_raise, BadRow(TOO_LONG))
-        else:
-            yield number, None if line.isspace() else partial(_json_object, line)
+def _json_lines(path: Path, labelled: bool) -> Parsed:
+    return _by_line(path, _json_object)
+
+
+def _plain_lines(path: Path, labelled: bool) -> Parsed:
+    return _by_line(path, lambda line: {"text": line.rstrip("\r\n")})
+
+
+def _by_line(path: Path, parse: Callable[[str], dict[str, Any]]) -> Parsed:
+    with _opened(path) as file:
+        for number, line in enumerate(_lines(file), 1):
+            if line is None:
+                yield number, partial(_raise, BadRow(TOO_LONG))
+            else:
+                yield number, None if not line or line.isspace() else partial(parse, line)
 
 
 def _json_object(line: str) -> dict[str, Any]:
@@ -203,68 +245,120 @@ UNIQUE = json.JSONDecoder(object_pairs_hook=_with_unique_keys)
 COLUMNS = {"text", "label", "labels", "accept"}
 
 
-def _delimited(delimiter: str, quoting: Literal[0, 3]) -> Callable[[TextIO], Parsed]:
-    def parse(file: TextIO) -> Parsed:
-        lines = _Again(_lines(file))
-        # In place of a line that is too long comes None, which is no string: csv.Error.
-        reader = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)  # type: ignore[arg-type]
-        header: list[str] = []
-        while True:
-            lines.begin()
-            number = lines.number + 1
-            try:
-                cells = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                reason = TOO_LONG if lines.too_long else f"malformed ({error})"
-                if not header:
-                    raise Problem(f"{file.name}:{number}: the header is {reason}") from None
-                lines.again()  # only the first line is bad: if its quote is not closed, the rows after it are not lost
-                yield number, partial(_raise, BadRow(reason))
-                continue
-            if not cells:
-                yield number, None
-            elif header:
-                yield number, partial(_record, header, cells)
-            else:
-                header = cells
-                columns = Counter(name for name in header if name in COLUMNS)
-                if not columns["text"] or len(columns) < 2 or max(columns.values()) > 1:
-                    raise Problem(
-                        f"{file.name}:{number}: the header is {delimiter.join(header)[:80]!r}: expected the columns "
-                        "text and label (or labels, accept), each once, in lowercase, "
-                        f"with {delimiter!r} between columns"
-                    )
+def _delimited(delimiter: str, quoting: Literal[0, 3]) -> Reader:
+    def parse(path: Path, labelled: bool) -> Parsed:
+        csv.field_size_limit(LONGEST_TEXT)  # the default, 128 kB, is less than a long document
+        with _opened(path) as file:
+            lines = _Again(_lines(file))
+            # In place of a line that is too long comes None, which is no string: csv.Error.
+            reader = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)  # type: ignore[arg-type]
+            header: list[str] = []
+            while True:
+                lines.begin()
+                number = lines.number + 1
+                try:
+                    cells = next(reader)
+                except StopIteration:
+                    return
+                except csv.Error as error:
+                    reason = TOO_LONG if lines.too_long else f"malformed ({error})"
+                    if not header:
+                        raise Problem(f"{path}:{number}: the header is {reason}") from None
+                    lines.again()  # only the first line is bad: if its quote is open, no rows after it are lost
+                    yield number, partial(_raise, BadRow(reason))
+                    continue
+                if not cells:
+                    yield number, None
+                elif header:
+                    yield number, partial(_record, header, cells, labelled)
+                else:
+                    header = cells
+                    _check_header(header, labelled, f"{path}:{number}", delimiter)
 
     return parse
+
+
+def _check_header(header: list[str], labelled: bool, where: str, delimiter: str) -> None:
+    columns = Counter(name for name in header if name in COLUMNS or not labelled)
+    if columns["text"] and max(columns.values()) == 1 and (len(columns) > 1 or not labelled):
+        return
+    found = delimiter.join(header)[:80]
+    if not labelled:
+        raise Problem(f"{where}: the header is {found!r}: expected a column text, in lowercase, and each column once")
+    raise Problem(
+        f"{where}: the header is {found!r}: expected the columns text and label (or labels, accept), each once, "
+        f"in lowercase, with {delimiter!r} between columns"
+    )
 
 
 def _raise(error: Exception) -> Any:
     raise error
 
 
-def _record(header: list[str], cells: list[str]) -> dict[str, Any]:
+def _record(header: list[str], cells: list[str], labelled: bool) -> dict[str, Any]:
     if len(cells) > len(header):
         raise BadRow("more cells than columns in the header")
     if [cell.lstrip("\ufeff") for cell in cells] == header:
         raise BadRow("it is the header again: several files were joined")
-    record: dict[str, Any] = {name: cell for name, cell in zip(header, cells, strict=False) if cell}
+    columns = zip(header, cells, strict=False)
+    if not labelled:
+        return dict(columns)
+    record: dict[str, Any] = {name: cell for name, cell in columns if cell}
     for name in ("labels", "accept"):
         if name in header:
             record[name] = [part.strip() for part in record.get(name, "").split("|") if part.strip()]
     return record
 
 
+def _parquet(path: Path, labelled: bool) -> Parsed:
+    from pyarrow import ArrowException, parquet
+
+    if path.is_fifo():
+        raise Problem(f"{path}: Parquet cannot be read from a pipe: name a file")
+    try:
+        with parquet.ParquetFile(path) as file:
+            columns = Counter(file.schema_arrow.names)
+            if columns["text"] != 1:
+                raise Problem(f"{path}: its columns are {listed(sorted(columns))}: expected one with the name text")
+            batches = file.iter_batches(PARQUET_ROWS, use_threads=False)
+            records = chain.from_iterable(batch.to_pylist() for batch in batches)
+            for number, record in enumerate(records, 1):
+                yield number, partial(_present, record, labelled)
+    except (ArrowException, OSError) as error:
+        if getattr(error, "errno", None):  # of the file system; Arrow's own have none
+            raise
+        raise Problem(f"{path}: no Parquet file, or damaged ({printable(str(error).splitlines()[0])})") from None
+
+
+def _present(record: dict[str, Any], labelled: bool) -> dict[str, Any]:
+    """In a table every row has every column: what is null in a labelled row is not there."""
+    return {name: value for name, value in record.items() if value is not None} if labelled else record
+
+
 TOO_LONG = f"longer than {LONGEST_RECORD:,} characters"
-READERS: dict[str, Callable[[TextIO], Parsed]] = {
+UTF16 = ("\udcff\udcfe", "\udcfe\udcff")  # byte order marks, read as UTF-8
+PARQUET_ROWS = 256  # rows of a Parquet file in memory
+# A reader gets a path, and whether its rows have labels. Parquet has rows instead of lines.
+READERS: dict[str, Reader] = {
     ".jsonl": _json_lines,
     ".csv": _delimited(",", csv.QUOTE_MINIMAL),
     ".tsv": _delimited("\t", csv.QUOTE_NONE),  # one row per line; quotes are literal
+    ".parquet": _parquet,
 }
+UNLABELLED: dict[str, Reader] = {".txt": _plain_lines}  # besides: formats that have no place for a label
 
 
 def _row(record: dict[str, Any], where: str, line: int, exclusive: bool) -> Row:
+    text = _text(record)
+    labels, complete = _labels(record, exclusive)
+    for label in labels:
+        _check_characters(label)
+    if exclusive and sum(labels.values()) != 1:
+        raise BadRow(f"expected one label (data.exclusive: true), found {sum(labels.values())}")
+    return Row(text, labels, complete, where, line)
+
+
+def _text(record: dict[str, Any]) -> str:
     if "text" not in record:
         raise BadRow(f"it has no text{_instead(record)}")
     text = record["text"]
@@ -274,17 +368,17 @@ def _row(record: dict[str, Any], where: str, line: int, exclusive: bool) -> Row:
         raise BadRow(f"its text has {len(text):,} characters: split it into rows of at most {LONGEST_TEXT:,}")
     if not text or text.isspace():
         raise BadRow("its text has no words")
-    labels, complete = _labels(record, exclusive)
-    for value in (text, *labels):
-        if "\0" in value:
-            raise BadRow("it has a NUL character: the file is damaged, or parts of it are UTF-16")
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise BadRow("not UTF-8: if the file is in Latin-1, `iconv -f LATIN1 -t UTF-8` converts it") from None
-    if exclusive and sum(labels.values()) != 1:
-        raise BadRow(f"expected one label (data.exclusive: true), found {sum(labels.values())}")
-    return Row(text, labels, complete, where, line)
+    _check_characters(text)
+    return text
+
+
+def _check_characters(value: str) -> None:
+    if "\0" in value:
+        raise BadRow("it has a NUL character: the file is damaged, or parts of it are UTF-16")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise BadRow("not UTF-8: if the file is in Latin-1, `iconv -f LATIN1 -t UTF-8` converts it") from None
 
 
 def _instead(record: dict[str, Any]) -> str:
@@ -309,6 +403,8 @@ def _labels(record: dict[str, Any], exclusive: bool) -> tuple[dict[str, bool], b
         if answer == "reject":
             raise NotAccepted
         return dict.fromkeys((label.strip() for label in chosen), True), True
+    if "cats" in record and "label" not in record:
+        return _cats(record["cats"]), exclusive
     if "label" not in record:
         raise BadRow(f"it has no label{_instead(record)}")
     label = record["label"]
@@ -321,3 +417,12 @@ def _labels(record: dict[str, Any], exclusive: bool) -> tuple[dict[str, bool], b
         return {label: False}, False
     # A binary Prodigy answer says nothing about other labels, unless classes are exclusive.
     return {label: True}, exclusive or "answer" not in record
+
+
+def _cats(cats: Any) -> dict[str, bool]:
+    """spaCy's labels of a row: {"A": 1.0, "B": 0.0}. What is null, as in a table, is unknown."""
+    said = {k: v for k, v in cats.items() if v is not None} if isinstance(cats, dict) else {"": cats}
+    known = {label.strip(): value for label, value in said.items()}
+    if len(known) < len(said) or not all(label and value in (0, 1) for label, value in known.items()):
+        raise BadRow(f"expected cats with 0 or 1 for each label, found {_as_json(cats)}")
+    return {label: bool(value) for label, value in known.items()}

@@ -7,6 +7,7 @@ import sys
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import spacy
@@ -34,7 +35,7 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
     per_label = Counter(dict.fromkeys(labels, 0))
     counts: Counter[str] = Counter()
     path = paths.get(split, paths["train"])
-    tally = Tally(log=None if held_out else out / "skipped.txt")
+    tally = Tally(log=None if held_out else partial(_append, out / "skipped.txt"))
     stream = _split_rows(split, paths, params, facts, set(labels), tally, counts)
     docs = _documents(nlp, mine.noting(stream), labels, counts, per_label)
     shards.write(tqdm(docs, split, unit=" docs", disable=None), out, params.sentencize.shard_docs)
@@ -70,6 +71,11 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
     for warning in warnings:
         print(f"{split}: warning: {warning}")
     write_json(out / shards.REPORT, report)
+
+
+def _append(path: Path, line: str) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(f"{line}\n")
 
 
 def _warning(kind: str, path: Path, train: Path, repeats: Repeats) -> str:

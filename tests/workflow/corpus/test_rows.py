@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 
+import pyarrow.parquet
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from tests import soak
 from tests.conftest import ROOT
 from workflow.corpus import rows as module
-from workflow.corpus.rows import Tally, find, read
+from workflow.corpus.rows import Tally, find, read, read_unlabelled
 from workflow.engine.errors import Problem
 
 
@@ -27,6 +28,12 @@ def write(tmp_path, name, content):
     path = tmp_path / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return path
+
+
+def parquet(records):
+    """The bytes of a Parquet file."""
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(records), buffer := io.BytesIO())
+    return buffer.getvalue()
 
 
 FORMATS = {
@@ -48,6 +55,8 @@ FORMATS = {
         '{"text": "Bad.", "options": [{"id": "A"}, {"id": "B"}], "accept": ["B"], "answer": "accept"}\n',
         True,
     ),
+    "Parquet": ("a.parquet", parquet([{"text": "Fine.", "label": "A", "n": 1}, {"text": "Bad.", "label": "B", "n": 2}]), True),
+    "Parquet, several labels": ("a.parquet", parquet([{"text": "Fine.", "labels": ["A"]}, {"text": "Bad.", "labels": ["B", "C"]}]), False),
 }  # fmt: skip
 
 
@@ -67,6 +76,16 @@ def test_a_binary_answer_annotates_only_its_own_label(tmp_path):
     assert [(row.labels, row.complete) for row in usable] == [({"A": False}, False), ({"B": True}, False)]
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
+@pytest.mark.parametrize("exclusive", [True, False])
+def test_the_cats_of_spacy_are_labels(tmp_path, name, exclusive):
+    records = [{"text": "Fine.", "cats": {"A": 1.0, "B": 0.0}}, {"text": "Bad.", "cats": {"B": 1.0}}]
+    content = parquet(records) if name == "a.parquet" else "\n".join(map(json.dumps, records))
+    usable, _ = rows(write(tmp_path, name, content), exclusive)
+    assert [row.labels for row in usable] == [{"A": True, "B": False}, {"B": True}]
+    assert {row.complete for row in usable} == {exclusive}  # what is not said may be true, unless one label is
+
+
 def test_an_empty_list_of_labels_is_a_complete_annotation(tmp_path):
     usable, _ = rows(write(tmp_path, "a.jsonl", '{"text": "x", "labels": []}'), exclusive=False)
     assert usable[0].labels == {} and usable[0].complete
@@ -84,6 +103,10 @@ BAD = {
     "label is a number": ("a.jsonl", '{"text": "x", "label": 1}', "its label is 1: expected a string with words, in quotes"),
     "two labels": ("a.jsonl", '{"text": "x", "labels": ["A", "B"]}', "expected one label (data.exclusive: true), found 2"),
     "labels are not a list": ("a.jsonl", '{"text": "x", "labels": "A"}', "expected a list of labels, each in quotes, found 'A'"),
+    "a probability in cats": ("a.jsonl", '{"text": "x", "cats": {"A": 0.7, "B": 0.3}}', "expected cats with 0 or 1 for each label, found"),
+    "cats are a list": ("a.jsonl", '{"text": "x", "cats": ["A"]}', "expected cats with 0 or 1 for each label, found"),
+    "cats without a label": ("a.jsonl", '{"text": "x", "cats": {"A": 0, "B": 0}}', "expected one label (data.exclusive: true), found 0"),
+    "one cat twice": ("a.jsonl", '{"text": "x", "cats": {"A": 1, "A ": 0}}', "expected cats"),
     "unknown answer": ("a.jsonl", '{"text": "x", "label": "A", "answer": "yes"}', "not 'yes'"),
     "unknown label": ("a.jsonl", '{"text": "x", "label": "Z"}', "label 'Z' does not occur in train (train has A, B)"),
     "not UTF-8": ("a.jsonl", b'{"text": "caf\xe9", "label": "A"}', "not UTF-8"),
@@ -263,9 +286,9 @@ def test_any_text_may_be_a_label(tmp_path):
 
 def test_every_skipped_row_is_logged_but_few_are_kept(tmp_path):
     path = write(tmp_path, "a.jsonl", "{\n" * 250)
-    tally = Tally(log=tmp_path / "skipped.txt")
+    logged: list[str] = []
+    tally = Tally(log=logged.append)
     assert list(read(path, exclusive=True, on_bad_row="skip", tally=tally)) == []
-    logged = tally.log.read_text().splitlines()
     assert [line.split(" ")[0] for line in logged] == [f"{path}:{i + 1}:" for i in range(250)]
     assert tally.skipped == 250 and tally.reasons == logged[:100]
 
@@ -371,9 +394,8 @@ def test_no_row_is_lost_whatever_a_file_has(tmp_path, data, name, exclusive, lim
     content = data.draw(contents(name))
     path = write(tmp_path, name, content)
     allowed = {"A", "B"} if limited else None
-    log = tmp_path / "log"
-    log.unlink(missing_ok=True)
-    tally = Tally(log=log)
+    reasons: list[str] = []
+    tally = Tally(log=reasons.append)
     try:
         usable = list(read(path, exclusive=exclusive, on_bad_row="skip", tally=tally, allowed_labels=allowed))
     except Problem as problem:  # about the file as a whole
@@ -381,7 +403,6 @@ def test_no_row_is_lost_whatever_a_file_has(tmp_path, data, name, exclusive, lim
         return
     starts = expected_starts(name, content)
     assert len(usable) + tally.skipped + tally.rejected + tally.blank == len(starts)
-    reasons = log.read_text("utf-8").splitlines() if log.exists() else []
     bad = [int(re.match(re.escape(str(path)) + r":(\d+): ", reason)[1]) for reason in reasons]
     assert len(bad) == tally.skipped and all(reason.isprintable() and len(reason) < 2000 for reason in reasons)
     named = bad + [row.line for row in usable]
@@ -453,3 +474,55 @@ def test_memory_does_not_grow_with_a_file(tmp_path, kind):
     else:
         assert (used, skipped) == ((0, 1) if soak.long else (1, 0))
     assert megabytes < limit
+
+
+UNLABELLED = {
+    "JSON Lines": (
+        "a.jsonl",
+        '{"n": 1, "text": "Fine.", "label": "A"}\n\n{"text": "Bad.", "n": null, "x": {"y": [1.5]}}\n',
+    ),
+    "CSV": ("a.csv", "n,text,labels\n1,Fine.,\n,Bad.,A|B\n"),
+    "TSV": ("a.tsv", 'text\tn\nFine.\t"1\nBad.\t\n'),
+    "plain text": ("a.txt", "\ufeffFine.\r\n\nBad."),
+    "Parquet": ("a.parquet", parquet([{"text": "Fine.", "n": 1}, {"text": "Bad.", "n": None}])),
+}
+COLUMNS = {
+    "JSON Lines": [{"n": 1, "text": "Fine.", "label": "A"}, {"text": "Bad.", "n": None, "x": {"y": [1.5]}}],
+    "CSV": [{"n": "1", "text": "Fine.", "labels": ""}, {"n": "", "text": "Bad.", "labels": "A|B"}],
+    "TSV": [{"text": "Fine.", "n": '"1'}, {"text": "Bad.", "n": ""}],
+    "plain text": [{"text": "Fine."}, {"text": "Bad."}],
+    "Parquet": [{"text": "Fine.", "n": 1}, {"text": "Bad.", "n": None}],
+}
+
+
+@pytest.mark.parametrize("kind", UNLABELLED)
+def test_every_column_of_unlabelled_rows_is_kept(tmp_path, kind):
+    name, content = UNLABELLED[kind]
+    path, tally = write(tmp_path, name, content), Tally()
+    records = list(read_unlabelled(path, on_bad_row="fail", tally=tally))
+    assert [record.text for record in records] == ["Fine.", "Bad."] and not tally.skipped
+    assert [record.columns for record in records] == COLUMNS[kind]
+    last = 2 if kind == "Parquet" else 3
+    assert [record.where for record in records][-1] == f"{path}:{last}"
+
+
+def test_a_table_without_one_column_of_text_is_refused(tmp_path):
+    for name, content in (("a.csv", "txt,label\nx,A"), ("a.parquet", parquet([{"txt": "x"}])), ("b.csv", "text,n,n\n")):
+        with pytest.raises(Problem, match="text"):
+            list(read_unlabelled(write(tmp_path, name, content), on_bad_row="fail", tally=Tally()))
+    whole = parquet([{"text": f"row {i}", "label": "A"} for i in range(2000)])
+    for damaged in (b"PAR1", whole[: len(whole) // 2], whole[:100] + bytes(200) + whole[300:]):
+        with pytest.raises(Problem, match="no Parquet file, or damaged"):
+            rows(write(tmp_path, "b.parquet", damaged))
+
+
+def test_a_format_is_read_from_a_pipe():
+    """As `python -m workflow.predict MODEL < FILE` does: nothing can be read twice."""
+    code = (
+        "import sys; from pathlib import Path; from workflow.corpus.rows import *\n"
+        "for r in read_unlabelled(Path('/dev/stdin'), on_bad_row='fail', tally=Tally(), suffix='.csv'): print(r.where, r.columns)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], input=b"\xef\xbb\xbftext\nFine.\n", capture_output=True, cwd=ROOT
+    )
+    assert done.stdout.decode() == "/dev/stdin:2 {'text': 'Fine.'}\n", done.stderr

@@ -95,7 +95,8 @@ def test_the_registered_model_predicts(recorded, server):
     """The newest version is the pipeline that was evaluated."""
     predicted = json.loads((recorded.folder / "data/evaluation/base/test.jsonl").read_text().splitlines()[0])
     code = (
-        "import json, sys, mlflow; nlp = mlflow.spacy.load_model(sys.argv[1]); print(json.dumps(nlp(sys.argv[2]).cats))"
+        "import json, sys, mlflow, pandas; model = mlflow.pyfunc.load_model(sys.argv[1]); "
+        "print(json.dumps(model.predict(pandas.DataFrame({'text': [sys.argv[2]]}))[0]['scores']))"
     )
     version = client(server.uri).search_model_versions(
         "name = 'en_sample_sentiment'", order_by=["version_number DESC"]

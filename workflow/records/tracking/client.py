@@ -32,13 +32,14 @@ def connect() -> Any:
     """MLflow's client, for the server in MLFLOW_TRACKING_URI, or else for the local store."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_TRACKING_URI", DEFAULT_URI)
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     # By MLflow's defaults, a server that is down takes 4 minutes, and one that never answers 16.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     _take_password()
     import mlflow
 
-    for name in ("alembic", "mlflow.store.db.utils", "mlflow.spacy", "mlflow.store.model_registry"):
+    for name in ("alembic", "mlflow.store.db.utils", "mlflow.pyfunc", "mlflow.store.model_registry"):
         logging.getLogger(name).setLevel(logging.ERROR)  # they log each step of creating the database
     return mlflow.MlflowClient()
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import rootstock
+
 from ...model import scores
-from .client import Params, active_run, unless_gone
+from .client import Params, active_run, connect, errors_as_problems, unless_gone
 
 ALIAS = "best"
+SERVED = "workflow/records/tracking/served.py"
 DEV_ROWS = "dev.sha256"  # tag of a run: digest of the rows of dev that it was scored on
 
 
@@ -18,7 +21,7 @@ def register(client: Any, run_id: str, params: Params, model: Path) -> bool:
     The alias is put on the best version, whatever has become of versions and runs.
     """
     import mlflow
-    import spacy
+    import pandas
 
     select_by = params["select_by"]
     name = f"{params['language']}_{params['package']['name']}"
@@ -26,10 +29,13 @@ def register(client: Any, run_id: str, params: Params, model: Path) -> bool:
     missing = not any(version.name == name and _has_files(version) for version in versions)
     if missing:
         with mlflow.start_run(run_id=run_id):
-            mlflow.spacy.log_model(
-                spacy.load(model / "pipeline"),
+            mlflow.pyfunc.log_model(
                 name="model",
-                pip_requirements=["spacy-rootstock"],
+                python_model=SERVED,
+                artifacts={"pipeline": str(model / "pipeline")},
+                signature=_signature(),
+                input_example=pandas.DataFrame({"text": ["Not bad at all."]}),
+                pip_requirements=[f"spacy-rootstock=={rootstock.__version__}"],  # of the wheel that `package` builds
                 registered_model_name=name,
             )
         best = f"The alias `{ALIAS}` is on the version with the {scores.RULES[select_by]}"
@@ -37,6 +43,23 @@ def register(client: Any, run_id: str, params: Params, model: Path) -> bool:
     best = _best(client, client.search_model_versions(f"name = '{name}'"), select_by)
     client.set_registered_model_alias(name, ALIAS, best.version)
     return missing
+
+
+def _signature() -> Any:
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+
+    return ModelSignature(Schema([ColSpec("string", "text")]))
+
+
+def fetch(uri: str, folder: Path) -> Path:
+    """Download a registered model, such as `models:/en_sentiment@best`. RETURNS: the folder of its pipeline."""
+    with errors_as_problems():
+        connect()
+        import mlflow
+
+        model = mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder))
+    return next(Path(model).rglob("config.cfg")).parent
 
 
 def _has_files(version: Any) -> bool:

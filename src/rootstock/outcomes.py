@@ -1,0 +1,67 @@
+"""What a pipeline says about a document, as values for JSON: labels with probabilities, entities, spans, tags."""
+
+from collections.abc import Callable
+from typing import Any
+
+from spacy.language import Language
+from spacy.tokens import Doc, Span
+
+MOST = 100  # labels of a document, the most probable: with all of 5,000, its line of JSON would have 270 kB
+DIGITS = 6  # of a probability
+
+Outcome = dict[str, Any]
+Read = Callable[[Doc], Outcome]
+
+
+def reader(nlp: Language) -> Read:
+    """A function from a document of this pipeline to an outcome, whose keys depend on what its components set.
+
+    - `doc.cats`: `predicted`, a label, or a list if labels are not exclusive; `scores`, the probability of each label,
+      or of the MOST most probable.
+    - `doc.ents`: `entities`; `doc.spans`: `spans`, by their key. Each is a list of dicts with `start` and `end` (in
+      characters), `label` and `text`.
+    - `token.tag`: `tags`, a list of dicts with `text` and `tag`.
+
+    The pipeline may have other components than this library's. Raises ValueError if none sets any of these.
+    """
+    setters = {attribute: name for name in nlp.pipe_names for attribute in nlp.get_pipe_meta(name).assigns}
+    reads = [make(nlp, setters[attribute]) for attribute, make in READERS.items() if attribute in setters]
+    if not reads:
+        raise ValueError(f"the pipeline ({', '.join(nlp.pipe_names)}) sets none of {', '.join(READERS)}")
+    return lambda doc: {key: value for read in reads for key, value in read(doc).items()}
+
+
+def _cats(nlp: Language, name: str) -> Read:
+    pipe = nlp.get_pipe(name)
+    exclusive = getattr(pipe, "exclusive_classes", nlp.get_pipe_meta(name).factory != "textcat_multilabel")
+    threshold_of = getattr(pipe, "threshold_of", lambda label: pipe.cfg["threshold"])
+
+    def read(doc: Doc) -> Outcome:
+        ranked = sorted(((label, doc.cats[label]) for label in pipe.labels), key=lambda pair: -pair[1])
+        return {
+            "predicted": ranked[0][0]
+            if exclusive
+            else [label for label in pipe.labels if doc.cats[label] >= threshold_of(label)],
+            "scores": {label: round(p, DIGITS) for label, p in ranked[:MOST]},
+        }
+
+    return read
+
+
+def _entities(nlp: Language, name: str) -> Read:
+    return lambda doc: {"entities": [_span(span) for span in doc.ents]}
+
+
+def _spans(nlp: Language, name: str) -> Read:
+    return lambda doc: {"spans": {key: [_span(span) for span in spans] for key, spans in doc.spans.items()}}
+
+
+def _span(span: Span) -> dict[str, Any]:
+    return {"start": span.start_char, "end": span.end_char, "label": span.label_, "text": span.text}
+
+
+def _tags(nlp: Language, name: str) -> Read:
+    return lambda doc: {"tags": [{"text": token.text, "tag": token.tag_} for token in doc]}
+
+
+READERS = {"doc.cats": _cats, "doc.ents": _entities, "doc.spans": _spans, "token.tag": _tags}

@@ -1,0 +1,78 @@
+"""A stream of texts through a saved pipeline: in order, in bounded memory, in several processes."""
+
+import itertools
+
+import psutil
+import pytest
+
+from tests.conftest import ROOT, pipeline
+from workflow.engine import params
+from workflow.engine.errors import Problem
+from workflow.model import predictor
+
+
+@pytest.fixture(scope="module")
+def settings():
+    return params.load(ROOT / "params.yaml").model_copy(update={"threads": 1})
+
+
+@pytest.fixture(scope="module")
+def model(tiny, tmp_path_factory):
+    nlp = pipeline(tiny)
+    for label in ("A", "B"):
+        (nlp.get_pipe("trf_textcat") if "trf_textcat" in nlp.pipe_names else nlp.add_pipe("trf_textcat")).add_label(
+            label
+        )
+    nlp.to_disk(folder := tmp_path_factory.mktemp("predictor") / "model")
+    return folder
+
+
+TEXTS = [" ".join(["word", str(i), "more"][: 1 + i % 3] * (1 + i % 7)) for i in range(3000)]
+
+
+def outcomes(model, texts, settings, processes=1):
+    return list(predictor.predict(model, texts, str, settings, processes))
+
+
+def test_every_row_comes_back_once_and_in_order(model, settings):
+    one = outcomes(model, TEXTS, settings)
+    assert [text for text, _ in one] == TEXTS
+    assert outcomes(model, TEXTS, settings, processes=2) == one  # the same bytes, whichever process had them
+    predict = predictor.Predictor(model)
+    for i in (0, 1023, 1024, 2999):
+        assert predict([TEXTS[i]])[0]["scores"] == pytest.approx(one[i][1]["scores"], abs=1e-5)
+
+
+def test_only_what_is_needed_is_read(model, settings):
+    """Of a stream without end. A chunk ends after many documents, or after many characters."""
+    taken = itertools.count()
+    stream = (f"text {next(taken)}" for _ in itertools.count())
+    next(predictor.predict(model, stream, str, settings, 1))
+    assert next(taken) == predictor.CHUNK
+    taken = itertools.count()
+    stream = ("word " * 1000 + str(next(taken)) for _ in itertools.count())
+    next(predictor.predict(model, stream, str, settings, 1))
+    assert next(taken) == predictor.CHARACTERS // 5001 + 1
+
+
+def test_memory_does_not_grow_with_new_words(model):
+    predict = predictor.Predictor(model)
+    predict(["a text"])
+    before = len(predict.nlp.vocab.strings), len(list(predict.nlp.vocab))
+    predict([f"never{i} seen{i} before{i}" for i in range(500)])
+    assert (len(predict.nlp.vocab.strings), len(list(predict.nlp.vocab))) == before
+
+
+def test_a_killed_process_is_one_line(model, settings):
+    stream = predictor.predict(model, TEXTS * 10, str, settings, 2)
+    next(stream)
+    workers = [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
+    workers[0].kill()
+    with pytest.raises(Problem, match=r"a process was killed, .* use fewer --processes"):
+        list(stream)
+
+
+def test_a_pipeline_that_sets_nothing_is_refused(tiny_nlp, tmp_path):
+    tiny_nlp.to_disk(tmp_path / "model")
+    with pytest.raises(Problem, match=r"sets none of doc.cats"):
+        predictor.Predictor(tmp_path / "model")
