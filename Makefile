@@ -16,6 +16,7 @@ setup: $(READY) ## create the environment, nothing else
 
 repro: $(READY) ## run the DAG, then bring MLflow up to date
 	@python -m workflow.engine.params
+	@python -m workflow.partition
 	@python -m dvc repro
 	@python -m workflow.records.ledger
 

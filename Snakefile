@@ -6,9 +6,11 @@ sys.path.insert(0, workflow.basedir)
 from workflow.engine import dag, snake
 
 if workflow.is_main_process:  # jobs read this file, too
+    from workflow import partition
     from workflow.engine.params import check
 
     check()
+    partition.main()
 STAGES = dag.load()
 OUTS = [out for stage in STAGES.values() for out in stage.outs]
 OTHER = snake.lock() if workflow.is_main_process else None

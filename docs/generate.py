@@ -23,12 +23,12 @@ from workflow.engine import dag  # noqa: E402
 from workflow.engine.params import Params  # noqa: E402
 
 Stages = dict[str, dag.Stage]
-PARAMS, VERSIONS = "params.yaml", "workflow/versions.yaml"
+PARAMS, VERSIONS, SLICES = "params.yaml", "workflow/versions.yaml", "workflow/slices.yaml"
 
 
 def write(folder: Path) -> None:
     """Write every generated page below this folder; a page that has not changed keeps its time."""
-    stages = dag.load(ROOT)
+    stages = with_all_stages()
     pages = {
         "dag.md": dag_page(stages),
         "settings.md": settings_page((ROOT / PARAMS).read_text("utf-8")),
@@ -84,11 +84,24 @@ def with_point(point: str) -> Stages:
     """The DAG with one more point in the sweep."""
     values = yaml.safe_load((ROOT / PARAMS).read_text("utf-8"))
     values["sweep"][point] = {"learning_rate": 3.0e-4}
+    return _loaded({PARAMS: values})
+
+
+def with_all_stages() -> Stages:
+    """The DAG with the stages that are there only if `params.yaml` asks for them."""
+    part = {"file": "data/unlabelled/reviews.jsonl", "first": 0, "rows": 20000, "sha256": "0" * 64}
+    return _loaded({SLICES: {"slices": {"reviews_00000000_00000": part}}})
+
+
+def _loaded(changed: dict[str, Any]) -> Stages:
+    """The DAG with other contents of some files."""
     with tempfile.TemporaryDirectory() as tmp:
-        shutil.copy(ROOT / "dvc.yaml", tmp)
-        (Path(tmp) / PARAMS).write_text(yaml.safe_dump(values), encoding="utf-8")
-        (Path(tmp) / VERSIONS).parent.mkdir()
-        shutil.copy(ROOT / VERSIONS, Path(tmp) / VERSIONS)
+        (Path(tmp) / "workflow").mkdir()
+        for file in ("dvc.yaml", PARAMS, VERSIONS, SLICES):
+            if file in changed:
+                (Path(tmp) / file).write_text(yaml.safe_dump(changed[file]), encoding="utf-8")
+            else:
+                shutil.copy(ROOT / file, Path(tmp) / file)
         return dag.load(Path(tmp))
 
 

@@ -7,7 +7,6 @@ its columns, and what the model predicts.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -49,22 +48,16 @@ def main() -> None:
         stream = read(arguments.files, arguments.format, tally)
         predicted = predictor.predict(model, stream, lambda record: record.text, settings, arguments.processes)
         for record, outcome in tqdm(predicted, unit=" docs", disable=None):
-            if taken := sorted(outcome.keys() & record.columns.keys()):
-                raise Problem(f"{record.where}: it has a column {taken[0]!r} already: rename it")
-            print(json.dumps(record.columns | outcome, ensure_ascii=False, default=str))
+            print(record.line(outcome))
     if tally.skipped:
         sys.exit(f"predict: {tally.skipped} bad rows were left out")
 
 
 def read(files: list[Path], stdin_format: str, tally: Tally) -> Iterator[Record]:
     """The rows of all files. A bad row is named on stderr, and left out."""
-    for path in files:
-        suffix = f".{stdin_format}" if path == STDIN else path.suffix
-        if suffix not in rows.READERS | rows.UNLABELLED:
-            raise Problem(f"{path}: expected one of {', '.join(rows.READERS | rows.UNLABELLED)}")
-    for path in files:
-        suffix = f".{stdin_format}" if path == STDIN else path.suffix
-        yield from rows.read_unlabelled(path, on_bad_row="skip", tally=tally, suffix=suffix)
+    parsed = [rows.parse(path, f".{stdin_format}" if path == STDIN else "") for path in files]  # none is opened yet
+    for path, records in zip(files, parsed, strict=True):
+        yield from rows.read_unlabelled(path, records, on_bad_row="skip", tally=tally)
 
 
 def find(model: str, tmp: Path) -> str | Path:

@@ -17,7 +17,8 @@ def reader(nlp: Language) -> Read:
     """A function from a document of this pipeline to an outcome, whose keys depend on what its components set.
 
     - `doc.cats`: `predicted`, a label, or a list if labels are not exclusive; `scores`, the probability of each label,
-      or of the MOST most probable.
+      or of the MOST most probable; `margin`, by how much the best is above the next, or, if labels are not exclusive,
+      how far the probability nearest to its threshold is from it.
     - `doc.ents`: `entities`; `doc.spans`: `spans`, by their key. Each is a list of dicts with `start` and `end` (in
       characters), `label` and `text`.
     - `token.tag`: `tags`, a list of dicts with `text` and `tag`.
@@ -37,13 +38,17 @@ def _cats(nlp: Language, name: str) -> Read:
     threshold_of = getattr(pipe, "threshold_of", lambda label: pipe.cfg["threshold"])
 
     def read(doc: Doc) -> Outcome:
-        ranked = sorted(((label, doc.cats[label]) for label in pipe.labels), key=lambda pair: -pair[1])
-        return {
-            "predicted": ranked[0][0]
-            if exclusive
-            else [label for label in pipe.labels if doc.cats[label] >= threshold_of(label)],
-            "scores": {label: round(p, DIGITS) for label, p in ranked[:MOST]},
-        }
+        scores = {label: doc.cats[label] for label in pipe.labels}
+        ranked = sorted(scores, key=lambda label: -scores[label])
+        if exclusive:
+            predicted: str | list[str] = ranked[0]
+            margin = scores[ranked[0]] - scores[ranked[1]]
+        else:
+            above = {label: p - threshold_of(label) for label, p in scores.items()}
+            predicted = [label for label in above if above[label] >= 0]
+            margin = min(map(abs, above.values()))
+        listed = {label: round(scores[label], DIGITS) for label in ranked[:MOST]}
+        return {"predicted": predicted, "scores": listed, "margin": round(margin, DIGITS)}
 
     return read
 

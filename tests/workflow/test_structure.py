@@ -9,15 +9,18 @@ from pathlib import Path
 import pytest
 import yaml
 
+from docs import generate
 from tests.conftest import ROOT
 from tests.imports import closure, files_of, imported, packages
-from workflow.engine import dag
 
-STAGES = {name.partition("@")[0]: stage for name, stage in dag.load(ROOT).items()}  # one for each foreach
+STAGES = {name.partition("@")[0]: stage for name, stage in generate.with_all_stages().items()}  # one for each foreach
 NOT_IN_DEPS = (ROOT / "workflow/engine", ROOT / "workflow/records")  # they do not affect results
 COMPONENTS = [ROOT / f"src/rootstock/components/{name}.py" for name in ("wordpiecer", "tok2vec", "textcat")]
 # Components that a stage loads through entry points, not by imports.
-ENTRY_POINTS = {"wordpiece": COMPONENTS[:1], "encode": COMPONENTS, "finetune": COMPONENTS, "evaluate": COMPONENTS}
+ENTRY_POINTS = {
+    "wordpiece": COMPONENTS[:1],
+    **dict.fromkeys(("encode", "finetune", "evaluate", "annotate"), COMPONENTS),
+}
 VERSIONS = yaml.safe_load((ROOT / "workflow/versions.yaml").read_text())
 
 PACKAGES = {"sklearn": "scikit-learn"}  # by the name that is imported, if it is another
@@ -106,6 +109,7 @@ WORKFLOW = {
     "records": {"engine", "files", "model"},
     "stages": {"corpus", "engine", "files", "model", "records"},
     "search": {"engine", "model", "records"},
+    "partition": {"corpus", "engine", "files"},
     "predict": {"corpus", "engine", "files", "model", "records"},
 }
 

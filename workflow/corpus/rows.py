@@ -56,6 +56,12 @@ class Record(NamedTuple):
     columns: dict[str, Any]  # all of them, the text among them
     where: str  # file:line
 
+    def line(self, outcome: dict[str, Any]) -> str:
+        """The row with what is predicted, in JSON. Raises Problem if it has a column with the name of what is added."""
+        if taken := sorted(outcome.keys() & self.columns.keys()):
+            raise Problem(f"{self.where}: it has a column {taken[0]!r} already: rename it")
+        return json.dumps(self.columns | outcome, ensure_ascii=False, default=str)
+
 
 class BadRow(ValueError):
     """Why a row cannot be used."""
@@ -93,16 +99,25 @@ def read(
     return _read(path, READERS[path.suffix](path, True), row_of, on_bad_row, tally)
 
 
-def read_unlabelled(path: Path, *, on_bad_row: str, tally: Tally, suffix: str = "") -> Iterator[Record]:
-    """Like `read`, of any columns with a text among them; labels are not looked at.
-
-    suffix: that of a file in this format, if the path has another.
-    """
+def read_unlabelled(path: Path, parsed: Parsed, *, on_bad_row: str, tally: Tally) -> Iterator[Record]:
+    """Like `read`, of any columns with a text among them; labels are not looked at. parsed: what `parse` gives."""
 
     def record_of(columns: dict[str, Any], line: int) -> Record:
         return Record(_text(columns), columns, f"{path}:{line}")
 
-    return _read(path, (READERS | UNLABELLED)[suffix or path.suffix](path, False), record_of, on_bad_row, tally)
+    return _read(path, parsed, record_of, on_bad_row, tally)
+
+
+def parse(path: Path, suffix: str = "") -> Parsed:
+    """The rows of a file without labels. suffix: that of a file in this format, if the path has another.
+
+    Raises Problem if the file cannot be read in this format.
+    """
+    known = READERS | UNLABELLED
+    suffix = suffix or path.suffix
+    if suffix not in known:
+        raise Problem(f"{path}: expected one of {', '.join(known)}")
+    return known[suffix](path, False)
 
 
 Made = TypeVar("Made", Row, Record)

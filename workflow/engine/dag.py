@@ -39,9 +39,10 @@ def load(folder: Path = Path()) -> dict[str, Stage]:
 
 
 def _load(folder: Path) -> dict[str, Stage]:
-    templates = _read(folder, "dvc.yaml")["stages"]
-    values = _read(folder, PARAMS)
-    resolved = [stage for name, content in templates.items() for stage in _expand(name, content, values)]
+    dvc, values = _read(folder, "dvc.yaml"), _read(folder, PARAMS)
+    for file in dvc.get("vars", []):
+        values = values | _read(folder, file)
+    resolved = [stage for name, content in dvc["stages"].items() for stage in _expand(name, content, values)]
     stages = [_stage(name, content, folder) for name, content in resolved]
     return {stage.name: stage for stage in stages}
 

@@ -171,6 +171,11 @@ class Evaluate(_Section):
     worst: Annotated[int, Field(ge=0), AfterValidator(_in_32_bits)]
 
 
+class Annotate(_Section):
+    corpora: dict[PointName, Annotated[str, Field(min_length=1)]]
+    slice_rows: Count
+
+
 class Package(_Section):
     # The names that pip leaves as they are: it would make `a_b-1.2.3` of `a__b` and `01.2.3`.
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9]*(_[a-z0-9]+)*$")]
@@ -208,6 +213,7 @@ class Params(_Section):
     evaluate: Evaluate
     package: Package
     package_weights: Package
+    annotate: Annotate
     carbon: Carbon
     checkpoints: Checkpoints
     tracking: Tracking

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests import soak
 from tests.conftest import ROOT
 from workflow.corpus import rows as module
-from workflow.corpus.rows import Tally, find, read, read_unlabelled
+from workflow.corpus.rows import Tally, find, parse, read, read_unlabelled
 from workflow.engine.errors import Problem
 
 
@@ -499,7 +499,7 @@ COLUMNS = {
 def test_every_column_of_unlabelled_rows_is_kept(tmp_path, kind):
     name, content = UNLABELLED[kind]
     path, tally = write(tmp_path, name, content), Tally()
-    records = list(read_unlabelled(path, on_bad_row="fail", tally=tally))
+    records = list(read_unlabelled(path, parse(path), on_bad_row="fail", tally=tally))
     assert [record.text for record in records] == ["Fine.", "Bad."] and not tally.skipped
     assert [record.columns for record in records] == COLUMNS[kind]
     last = 2 if kind == "Parquet" else 3
@@ -509,7 +509,7 @@ def test_every_column_of_unlabelled_rows_is_kept(tmp_path, kind):
 def test_a_table_without_one_column_of_text_is_refused(tmp_path):
     for name, content in (("a.csv", "txt,label\nx,A"), ("a.parquet", parquet([{"txt": "x"}])), ("b.csv", "text,n,n\n")):
         with pytest.raises(Problem, match="text"):
-            list(read_unlabelled(write(tmp_path, name, content), on_bad_row="fail", tally=Tally()))
+            list(parse(write(tmp_path, name, content)))
     whole = parquet([{"text": f"row {i}", "label": "A"} for i in range(2000)])
     for damaged in (b"PAR1", whole[: len(whole) // 2], whole[:100] + bytes(200) + whole[300:]):
         with pytest.raises(Problem, match="no Parquet file, or damaged"):
@@ -519,8 +519,8 @@ def test_a_table_without_one_column_of_text_is_refused(tmp_path):
 def test_a_format_is_read_from_a_pipe():
     """As `python -m workflow.predict MODEL < FILE` does: nothing can be read twice."""
     code = (
-        "import sys; from pathlib import Path; from workflow.corpus.rows import *\n"
-        "for r in read_unlabelled(Path('/dev/stdin'), on_bad_row='fail', tally=Tally(), suffix='.csv'): print(r.where, r.columns)"
+        "from pathlib import Path; from workflow.corpus.rows import *; path = Path('/dev/stdin')\n"
+        "for r in read_unlabelled(path, parse(path, '.csv'), on_bad_row='fail', tally=Tally()): print(r.where, r.columns)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], input=b"\xef\xbb\xbftext\nFine.\n", capture_output=True, cwd=ROOT

@@ -42,7 +42,7 @@ def test_git_init_is_enough(project_without_results, monkeypatch):
 @pytest.fixture
 def project_without_results(tmp_path):
     shutil.copytree(ROOT / ".dvc", tmp_path / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp", "*.local"))
-    for file in ("params.yaml", "dvc.yaml", "workflow/versions.yaml"):
+    for file in ("params.yaml", "dvc.yaml", "workflow/versions.yaml", "workflow/slices.yaml"):
         (tmp_path / file).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / file, tmp_path / file)
     shutil.copytree(ROOT / "data/sample", tmp_path / "data/sample")

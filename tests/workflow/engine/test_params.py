@@ -105,7 +105,8 @@ def test_a_missing_data_folder_is_reported_with_its_key(tmp_path, monkeypatch):
     write(tmp_path, {"data.folder": "data/smaple"})
     shutil.copy(ROOT / "dvc.yaml", tmp_path)
     (tmp_path / "workflow").mkdir()
-    shutil.copy(ROOT / "workflow/versions.yaml", tmp_path / "workflow")
+    for name in ("versions.yaml", "slices.yaml"):
+        shutil.copy(ROOT / "workflow" / name, tmp_path / "workflow")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match=r"data\.folder is 'data/smaple': folder not found"):
         check()
@@ -143,7 +144,7 @@ def test_numbers_without_a_decimal_point_and_duplicate_keys_are_read_as_by_dvc(t
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     """Only what `check` reads."""
-    for file in ("params.yaml", "dvc.yaml", "workflow/versions.yaml"):
+    for file in ("params.yaml", "dvc.yaml", "workflow/versions.yaml", "workflow/slices.yaml"):
         (tmp_path / file).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / file, tmp_path / file)
     (tmp_path / "data/sample").mkdir(parents=True)

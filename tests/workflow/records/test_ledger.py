@@ -49,7 +49,7 @@ def compute(*names: str, content: str = "a") -> None:
 def recorded(tmp_path, monkeypatch) -> list[str]:
     """A project with two points of the sweep, after the whole DAG. RETURNS: the points that the ledger records."""
     (tmp_path / "workflow").mkdir()
-    for name in ("dvc.yaml", "params.yaml", "workflow/versions.yaml"):
+    for name in ("dvc.yaml", "params.yaml", "workflow/versions.yaml", "workflow/slices.yaml"):
         shutil.copy(ROOT / name, tmp_path / name)
     monkeypatch.chdir(tmp_path)
     compute(*change(sweep={"base": {}, "hot": {"seed": 1}}))

@@ -1,0 +1,143 @@
+"""Unlabelled text through the DAG: slices are jobs, and only new ones are computed."""
+
+import gzip
+import json
+
+import pytest
+import yaml
+
+from tests.workflow.project import executed, stale_stages
+
+TEXTS = ["Good value for the money.", "It broke on the second day.", "Nobody answered the phone."] * 4
+
+
+def write(project, name, texts, mode="w"):
+    folder = project.folder / "data/unlabelled"
+    folder.mkdir(exist_ok=True)
+    with (folder / name).open(mode) as file:
+        file.writelines(json.dumps({"text": text, "id": i}) + "\n" for i, text in enumerate(texts))
+
+
+def repro(project):
+    """The stages that were run."""
+    project.module("partition")
+    return executed(project.call("dvc", "repro").stdout)
+
+
+def annotated(project):
+    """The rows of all slices, in order."""
+    names = yaml.safe_load((project.folder / "workflow/slices.yaml").read_text())["slices"]
+    lines = []
+    for name in names:
+        with gzip.open(project.folder / "data/annotated" / name / "rows.jsonl.gz", "rt", encoding="utf-8") as file:
+            lines += list(map(json.loads, file))
+    return lines
+
+
+@pytest.fixture(scope="module")
+def project(finished, tmp_path_factory):
+    project = finished.copy(tmp_path_factory.mktemp("annotate") / "project")
+    project.set(**{"annotate.corpora": {"reviews": "data/unlabelled"}, "annotate.slice_rows": 5})
+    write(project, "a.jsonl", TEXTS)
+    project.first = repro(project)
+    return project
+
+
+def test_every_row_is_annotated_once_with_all_its_columns(project):
+    assert len(project.first) == 3 and all(name.startswith("annotate@reviews_") for name in project.first)
+    lines = annotated(project)
+    assert [(line["text"], line["id"]) for line in lines] == list(zip(TEXTS, range(12), strict=True))
+    predicted = project.module("predict", "base", "data/unlabelled/a.jsonl").stdout
+    assert lines == list(map(json.loads, predicted.splitlines()))
+    assert all(0 <= line["margin"] <= 1 and len(line["scores"]) == 2 for line in lines)
+
+
+def test_a_slice_is_summed_up(project):
+    reports = [
+        json.loads(path.read_text()) for path in sorted((project.folder / "data/annotated").glob("*/report.json"))
+    ]
+    assert [report["documents"] for report in reports] == [5, 5, 2] and [r["first_row"] for r in reports] == [1, 6, 11]
+    lines = annotated(project)[:5]
+    assert sum(reports[0]["labels"].values()) == sum(reports[0]["confidence"]) == 5
+    assert reports[0]["labels"] == {
+        k: n for k in ("NEGATIVE", "POSITIVE") if (n := sum(x["predicted"] == k for x in lines))
+    }
+
+
+def test_only_what_is_new_is_computed(project, tmp_path):
+    grown = project.copy(tmp_path / "project", keep_runs=True)
+    assert repro(grown) == []
+    before = {path.parent.name: path.read_bytes() for path in (grown.folder / "data/annotated").glob("*/rows.jsonl.gz")}
+    write(grown, "a.jsonl", TEXTS[:4], "a")  # fills the last slice, and begins another
+    write(grown, "0.jsonl", TEXTS[:3])  # comes before the other file
+    ran = repro(grown)
+    assert len(ran) == 3 and len(annotated(grown)) == 19
+    kept = sorted(before)[:2]
+    assert not set(kept) & {name.partition("@")[2] for name in ran}
+    for name in kept:
+        assert (grown.folder / "data/annotated" / name / "rows.jsonl.gz").read_bytes() == before[name]
+    (grown.folder / "data/unlabelled/0.jsonl").unlink()
+    assert repro(grown) == [] and len(annotated(grown)) == 16
+
+
+@pytest.mark.slow
+def test_another_point_that_is_not_better_leaves_the_slices_alone(project, tmp_path):
+    other = project.copy(tmp_path / "project")
+    other.set(sweep={"base": {}, "cold": {"learning_rate": 1e-9, "max_steps": 1}})
+    ran = repro(other)
+    best = json.loads((other.folder / "data/comparison/best.json").read_text())["point"]
+    assert "finetune@cold" in ran and (best != "base" or not [name for name in ran if name.startswith("annotate")])
+
+
+def test_a_bad_row_stops_or_is_counted(project, tmp_path):
+    bad = project.copy(tmp_path / "project")
+    with (bad.folder / "data/unlabelled/a.jsonl").open("a") as file:
+        file.write('{"id": 1}\n')
+    bad.module("partition")
+    done = bad.call("dvc", "repro", check=False)
+    assert done.returncode and "data/unlabelled/a.jsonl:13: it has no text" in done.stdout + done.stderr
+    bad.set(**{"data.on_bad_row": "skip"})
+    assert len([name for name in repro(bad) if name.startswith("annotate")]) == 3
+    reports = [json.loads(path.read_text()) for path in (bad.folder / "data/annotated").glob("*/report.json")]
+    assert sum(r["skipped"] for r in reports) == 1 and sum(r["documents"] for r in reports) == 12
+
+
+def test_a_corpus_that_is_edited_must_be_cut_again(project, tmp_path):
+    edited = project.copy(tmp_path / "project")
+    write(edited, "a.jsonl", ["Other.", *TEXTS[1:]])
+    done = edited.stage(project.first[0], check=False)
+    assert done.returncode == 1 and "rows that were there have changed: `make repro` cuts it anew" in done.stderr
+    assert repro(edited) == [project.first[0]]
+
+
+def test_a_clone_without_the_corpus_has_nothing_to_compute(project, tmp_path):
+    clone = project.copy(tmp_path / "project")
+    for path in (clone.folder / "data/unlabelled").iterdir():
+        path.unlink()
+    (clone.folder / "data/unlabelled").rmdir()
+    said = clone.module("partition").stdout
+    assert said == "data/unlabelled is not here: the 3 slices of reviews stay as workflow/slices.yaml has them\n"
+    assert stale_stages(clone) == set() and executed(clone.call("dvc", "repro").stdout) == []
+
+
+def test_no_corpus_no_stage(project, tmp_path):
+    none = project.copy(tmp_path / "project")
+    none.set(**{"annotate.corpora": {}})
+    assert repro(none) == []
+    assert (none.folder / "workflow/slices.yaml").read_text().endswith("slices: {}\n")
+    none.set(**{"annotate.corpora": {"other": "data/nowhere"}})
+    done = none.module("partition", check=False)
+    assert done.returncode == 1
+    assert done.stderr == "partition: error: params.yaml: annotate.corpora.other is 'data/nowhere': not found\n"
+
+
+def test_snakemake_computes_the_same(project, tmp_path):
+    other = project.copy(tmp_path / "project")
+    for path in (other.folder / "data/annotated").iterdir():
+        for file in path.iterdir():
+            file.unlink()
+        path.rmdir()
+    other.call("snakemake", "--profile", "workflow/profiles/default")
+    assert annotated(other) == annotated(project)
+    for path in (project.folder / "data/annotated").glob("*/rows.jsonl.gz"):
+        assert (other.folder / path.relative_to(project.folder)).read_bytes() == path.read_bytes()

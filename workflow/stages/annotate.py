@@ -1,0 +1,54 @@
+"""Predict a slice of unlabelled text with the model that is best on dev, and sum up what it predicts."""
+
+from __future__ import annotations
+
+import gzip
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ..corpus import rows, slices
+from ..corpus.rows import Tally
+from ..engine.params import Params
+from ..engine.stage import main
+from ..files import write_json
+from ..model import predictor
+
+ROWS, REPORT = "rows.jsonl.gz", "report.json"
+STEPS = 20  # of the histogram of confidence
+
+
+def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> None:
+    out = outputs["annotated"]
+    part = slices.load()[out.name]
+    path, tally = Path(part.file), Tally()
+    stream = rows.read_unlabelled(path, slices.records(part), on_bad_row=params.data.on_bad_row, tally=tally)
+    predicted = predictor.predict(inputs["best"] / "pipeline", stream, lambda record: record.text, params, processes=1)
+    counts: Counter[str] = Counter()
+    labels: Counter[str] = Counter()
+    confidence = [0] * STEPS
+    with (out / ROWS).open("wb") as raw, gzip.GzipFile("", "wb", compresslevel=6, fileobj=raw, mtime=0) as file:
+        for record, outcome in tqdm(predicted, out.name, part.rows, unit=" docs", disable=None):
+            file.write(f"{record.line(outcome)}\n".encode())
+            counts.update(documents=1, words=len(record.text.split()))
+            labels.update([outcome["predicted"]] if isinstance(outcome["predicted"], str) else outcome["predicted"])
+            confidence[min(STEPS - 1, int(STEPS * max(outcome["scores"].values())))] += 1
+    report: dict[str, Any] = {
+        "file": part.file,
+        "first_row": part.first + 1,
+        "documents": counts["documents"],
+        "words": counts["words"],
+        "skipped": tally.skipped,
+        "skipped_rows": tally.reasons,
+        "blank_lines": tally.blank,
+        "labels": dict(labels.most_common()),
+        "confidence": confidence,  # documents by their highest probability, in STEPS equal steps from 0 to 1
+    }
+    write_json(out / REPORT, report)
+    print(f"{counts['documents']} documents: {', '.join(f'{label} {n}' for label, n in labels.most_common(10))}")
+
+
+if __name__ == "__main__":
+    main("annotate", run)
