@@ -114,7 +114,7 @@ def test_comments_of_yaml():
 
 
 def test_every_stage_is_on_the_page_of_the_dag():
-    page = generate.dag_page(dag.load(ROOT))
+    page = generate.dag_page(generate.with_all_stages())
     for name in yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]:
         assert f"\n## {name}\n" in page and re.search(rf'<text class="name"[^>]*>{name}( ×[^<]*)?</text>', page)
         assert f"python -m workflow.stages.{name}" in page

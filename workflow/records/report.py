@@ -15,7 +15,7 @@ from typing import Any
 from ..engine import dag, params
 from ..engine.attempt import SPENT, read_records
 from ..engine.errors import Problem
-from . import costs, ledger
+from . import corpora, costs, ledger
 from .tracking import results
 
 PAGE, TEMPLATE = Path("data/report.html"), Path(__file__).with_suffix(".html")
@@ -38,6 +38,7 @@ def main() -> None:
     read_by = {"weights": "download_weights", "data": "sentencize@train", "evaluate": f"evaluate@{best}"}
     sections = {name: receipts[stage]["params"][name] for name, stage in {**read_by, "package": "package"}.items()}
     settings = params.Params.model_validate({**receipts["compare"]["params"], **sections})
+    shown = corpora.merged(receipts)
     spent, avoided = read_records(SPENT), read_records(costs.AVOIDED)
     history = results.history(params.load().tracking.experiment)
     rows = ledger.rows_digest(evaluation, "test", settings.model_dump())
@@ -48,9 +49,9 @@ def main() -> None:
         comparison=comparison,
         recipes=[recipe for recipe in _json("data/comparison/recipes.json") if len(recipe["seeds"]) > 1],
         metrics=_json("data/comparison/metrics.json"),
-        receipts=receipts,
+        receipts=shown,
         mine=mine,
-        dag=draw_dag(stages, receipts, mine),
+        dag=draw_dag({corpora.shown_as(name): stage for name, stage in stages.items()}, shown, mine),
         total=costs.total(receipts.values()),
         spent=costs.total(spent),
         unfinished=costs.unfinished(spent),
@@ -67,6 +68,7 @@ def main() -> None:
         worst=_json(evaluation / "worst.json"),
         confused=_json(evaluation / "confused.json")[:CONFUSED],
         kinds=side_by_side(_json(evaluation / "kinds.json")),
+        corpora=corpora.summaries(receipts),
         doubtful=_json(evaluation / "doubtful.json"),
         alignments=draw_alignments(settings, evaluation / "test.jsonl"),
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..engine.attempt import SPENT, read_records
 from ..engine.errors import printable
-from . import costs
+from . import corpora, costs
 
 # By stage: the folder of its wheel, and what to say of it.
 WHEELS = {"package": ("data/package", ""), "package_weights": ("data/vectors", "  (no head: vectors only)")}
@@ -18,7 +18,7 @@ def text(receipts: costs.Receipts, points: list[str], best: str | None) -> str:
     """Time and energy per stage, scores of these points, where the wheels are, and what to do next."""
     metrics = {p: json.loads(Path("data/evaluation", p, "metrics.json").read_text("utf-8")) for p in points}
     lines = ["", f"{'stage':18} {'seconds':>8} {'Wh':>8}   {'from':>6} to {'':<6} how"]
-    for stage, row in receipts.items():
+    for stage, row in corpora.merged(receipts).items():
         reused = "" if (SPENT / f"{row['run_id']}.json").is_file() else ", reused"
         lines.append(f"{_line(stage, row)} {printable(row['method'])}{reused}")
     lines.append(_line("all", costs.total(receipts.values())).rstrip())
@@ -40,6 +40,7 @@ def text(receipts: costs.Receipts, points: list[str], best: str | None) -> str:
         for split, m in splits.items():
             accuracy = f"accuracy {m['accuracy']:.3f} ({m['accuracy_low']:.3f} to {m['accuracy_high']:.3f})"
             lines.append(f"{split:5} {accuracy}, macro F1 {m['macro_f1']:.3f}, {m['documents']} documents")
+    lines += map(printable, corpora.lines(corpora.summaries(receipts)))
     lines.append("")
     heading = "wheels"
     for stage, (folder, note) in WHEELS.items():
