@@ -211,6 +211,7 @@ def dag_page(stages: Stages) -> str:
 EACH = {
     "SPLIT": " One stage for each split: `train`, `dev`, `test`.",
     "POINT": " One stage for each point of `sweep` in `params.yaml`.",
+    "SLICE": " One stage for each slice of the texts in `annotate.corpora` in `params.yaml`; none without them.",
 }
 
 
@@ -228,11 +229,11 @@ def _outs(stage: dag.Stage) -> list[str]:
 
 
 def _together(name: str, members: list[dag.Stage]) -> dag.Stage:
-    """One stage for all that dvc.yaml writes down as one: SPLIT or POINT stands for what tells them apart."""
+    """One stage for all that dvc.yaml writes down as one: SPLIT, POINT or SLICE stands for what tells them apart."""
     items = [member.name.partition("@")[2] for member in members]
     if items == [""]:
         return members[0]
-    place = "SPLIT" if set(items) == {"train", "dev", "test"} else "POINT"
+    place = "SLICE" if name == "annotate" else "SPLIT" if set(items) == {"train", "dev", "test"} else "POINT"
     found = [_replaced(member, item, place) for member, item in zip(members, items, strict=True)]
     return found[0]
 
@@ -297,7 +298,7 @@ def drawing(stages: Stages) -> str:
                 f'<path d="M{x1} {y1} C {x1} {y1 + bend}, {x2} {y2 - bend}, {x2} {y2}" marker-end="url(#tip)"/>'
             )
     for name, stage in stages.items():
-        item = re.search(r"SPLIT|POINT", " ".join(stage.outs))
+        item = re.search(r"SPLIT|POINT|SLICE", " ".join(stage.outs))
         title = f"{name} × {item[0].lower()}" if item else name
         out = next(iter(_outs(stage)), "")
         lines += [
@@ -311,7 +312,7 @@ def drawing(stages: Stages) -> str:
 def _needs(stage: dag.Stage, stages: Stages) -> list[str]:
     """As `dag.needs`, for stages that stand for several: data/sentences/SPLIT is part of data/sentences."""
     made = {out: other.name for other in stages.values() for out in other.outs}
-    folders = {re.sub(r"/(SPLIT|POINT)$", "", out): name for out, name in made.items()}
+    folders = {re.sub(r"/(SPLIT|POINT|SLICE)$", "", out): name for out, name in made.items()}
     found = {
         name
         for dep in stage.deps
