@@ -1,5 +1,6 @@
 """The DAG on a real Slurm cluster: the same bytes as `dvc repro`, also after a killed job and a lost node."""
 
+import gzip
 import json
 import subprocess
 import sys
@@ -159,3 +160,31 @@ def test_a_run_continues_after_its_node_was_lost(project, slurm):
 
     assert run_and_interrupt(project, slurm, lose_the_node) == 0
     check(project, (project.folder / "interrupted.log").read_text(), before)
+
+
+def test_a_corpus_in_eight_jobs_of_which_one_is_killed(project, slurm, tmp_path):
+    """All rows once, and the same bytes as on one machine."""
+    texts = [f"{'Good' if i % 3 else 'Bad'} value, said customer {i}, on day {i % 7}." for i in range(8 * 400)]
+    (project.folder / "corpus.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
+    project.set(**{"annotate.corpora": {"said": "corpus.jsonl"}, "annotate.slice_rows": 400})
+    project.module("partition")
+    other = project.copy(tmp_path / "one_machine")
+    names = [name.replace("@", "_") for name in dag.load(project.folder) if name.startswith("annotate@")]
+    assert len(names) == 8
+    with (project.folder / "annotate.log").open("w") as log:
+        resources = ["--set-resources", *(f"{name}:mem_mb=4000" for name in names)]  # so that two fit on the node
+        run = subprocess.Popen(
+            [*SNAKEMAKE, *resources], cwd=project.folder, env=project.environment(), stdout=log, stderr=log,
+            start_new_session=True,
+        )  # fmt: skip
+        slurm.wait(lambda: running(slurm, "annotate"), "no slice is annotated", 180)
+        slurm.call("scancel", "--signal=KILL", "--full", running(slurm, "annotate")[0])
+        assert run.wait(900) == 0, (project.folder / "annotate.log").read_text()
+    assert "Error in rule annotate" in (project.folder / "annotate.log").read_text()
+    other.call("dvc", "repro")
+    assert results(project) == results(other)
+    lines = []
+    for name in names:
+        with gzip.open(project.folder / f"data/annotated/{name.removeprefix('annotate_')}/rows.jsonl.gz", "rt") as file:
+            lines += [json.loads(line)["text"] for line in file]
+    assert lines == texts

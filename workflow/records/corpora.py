@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from pathlib import Path
@@ -51,11 +52,13 @@ def _summary(receipts: costs.Receipts) -> dict[str, Any]:
     for report in reports:
         labels.update(report["labels"])
     confidence = [sum(step) for step in zip(*(report["confidence"] for report in reports), strict=True)]
+    outs = {out: value for receipt in receipts.values() for out, value in receipt["outs"].items()}
     cost = costs.total(receipts.values())
     per_1000 = {key: 1e6 * cost[key] / max(1, sums["documents"]) for key in ("kwh", "kwh_low", "kwh_high")}
     return {
         **sums,
         "slices": len(receipts),
+        "sha256": hashlib.sha256(json.dumps(outs, sort_keys=True).encode()).hexdigest(),
         "labels": dict(labels.most_common()),
         "confidence": confidence,
         "cost": cost,

@@ -5,6 +5,7 @@ import json
 
 import pytest
 import yaml
+from mlflow import MlflowClient
 
 from tests.workflow.project import executed, stale_stages
 
@@ -62,6 +63,29 @@ def test_a_slice_is_summed_up(project):
     assert reports[0]["labels"] == {
         k: n for k in ("NEGATIVE", "POSITIVE") if (n := sum(x["predicted"] == k for x in lines))
     }
+
+
+def test_the_ledger_sums_up_a_corpus(project, tmp_path):
+    recorded = project.copy(tmp_path / "project")
+    said = recorded.module("records.ledger").stdout
+    lines = annotated(recorded)
+    shares = {label: sum(line["predicted"] == label for line in lines) / 12 for label in ("NEGATIVE", "POSITIVE")}
+    listed = ", ".join(f"{label} {share:.0%}" for label, share in sorted(shares.items(), key=lambda x: -x[1]) if share)
+    assert f"\nreviews: 12 documents in 3 slices: {listed}\n" in said and "Wh" in said
+    assert [line.split()[0] for line in said.splitlines() if line.startswith("annotate@")] == ["annotate@reviews"]
+    assert "MLflow: annotate reviews: recorded run" in said
+    again = recorded.module("records.ledger").stdout
+    assert "MLflow: annotate reviews: nothing new, this is run" in again
+    uri = f"sqlite:///{recorded.folder}/mlflow.db"
+    client = MlflowClient(uri, registry_uri=uri)
+    [run] = client.search_runs(["1"], "attributes.run_name = 'annotate reviews'")
+    assert run.data.metrics["documents"] == 12 and run.info.status == "FINISHED"
+    found = {label: run.data.metrics.get(f"share/{label}", 0.0) for label in shares}
+    assert found == pytest.approx(shares)
+    receipts = [json.loads(path.read_text()) for path in (recorded.folder / "data/receipts").glob("annotate@*.json")]
+    assert run.data.metrics["energy/wh_per_1000"] == pytest.approx(1e6 * sum(r["kwh"] for r in receipts) / 12)
+    page = recorded.module("records.report") and (recorded.folder / "data/report.html").read_text()
+    assert "<h2>Annotated text</h2>" in page and "annotate@reviews" in page and "annotate@reviews_" not in page
 
 
 def test_only_what_is_new_is_computed(project, tmp_path):
