@@ -1,8 +1,8 @@
 """A warm start for the commands of a project: most of their time would be spent importing.
 
 A server imports the heavy packages once and forks for each command. The command runs as usual, in a process with its
-own folder, environment, input and output; only the imports of installed packages are shared. `--cold` starts each
-command by itself, as users do.
+own folder, environment, input and output; only the imports of installed packages, and what CodeCarbon knows of the
+processor, are shared. `--cold` starts each command by itself, as users do.
 """
 
 import atexit
@@ -93,6 +93,7 @@ def serve(address: str, parent: int) -> None:
     listening.listen(64)
     for name in PRELOADED:
         importlib.import_module(name)
+    know_the_processor()
     gc.collect()
     gc.freeze()
     running: dict[int, tuple[int, socket.socket]] = {}  # by pidfd
@@ -120,6 +121,13 @@ def serve(address: str, parent: int) -> None:
                 os.close(fd)
             client.sendall(f"{pid}\n".encode())
             running[os.pidfd_open(pid)] = pid, client
+
+
+def know_the_processor() -> None:
+    """CodeCarbon finds out the processor and its power once per process, which takes a second."""
+    from codecarbon.core import cpu, hardware_cache
+
+    hardware_cache.get_cached_tdp(cpu)
 
 
 def run(module: str, argv: list[str], folder: str, env: dict[str, str], script: str, fds: list[int]) -> None:

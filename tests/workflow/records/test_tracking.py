@@ -1,12 +1,19 @@
 """Runs in MLflow on a real server: results, their stages, what was reused; parallel jobs; a server that stops."""
 
+import contextlib
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
+import urllib.error
+import urllib.request
 
 import pytest
 
+from tests.workflow.daemons import free_port
 from tests.workflow.mlflow_server import Server
 from workflow.records.tracking.results import COMPUTED, PARENT
 
@@ -105,6 +112,51 @@ def test_the_registered_model_predicts(recorded, server):
         sys.executable, "-c", code, f"models:/en_sample_sentiment/{version.version}", predicted["text"]
     )
     assert json.loads(done.stdout.splitlines()[-1]) == pytest.approx(predicted["scores"], abs=1e-5)
+
+
+@pytest.mark.slow
+def test_mlflow_serves_the_registered_model(recorded, server, tmp_path):
+    """As docs/predict.md says, without an environment of its own."""
+    lines = (recorded.folder / "data/evaluation/base/test.jsonl").read_text().splitlines()[:3]
+    predicted = [json.loads(line) for line in lines]
+    newest = client(server.uri).search_model_versions("name = 'en_sample_sentiment'", order_by=["version_number DESC"])[
+        0
+    ]
+    port = free_port()
+    command = [
+        "mlflow",
+        "models",
+        "serve",
+        "--env-manager",
+        "local",
+        "--model-uri",
+        f"models:/{newest.name}/{newest.version}",
+    ]
+    with (tmp_path / "log").open("w") as log:
+        serving = subprocess.Popen(
+            [*command, "--host", "127.0.0.1", "--port", str(port)], cwd=recorded.folder, stdout=log, stderr=log,
+            env=recorded.environment(), start_new_session=True,
+        )  # fmt: skip
+        try:
+            body = {"dataframe_records": [{"text": row["text"]} for row in predicted]}
+            answer = ask(f"http://127.0.0.1:{port}/invocations", body, serving)
+        finally:
+            os.killpg(serving.pid, signal.SIGKILL)
+            serving.wait()
+    assert [row["predicted"] for row in answer["predictions"]] == [row["predicted"][0] for row in predicted]
+    for row, expected in zip(answer["predictions"], predicted, strict=True):
+        assert row["scores"] == pytest.approx(expected["scores"], abs=1e-5)
+
+
+def ask(url: str, body: dict, serving: subprocess.Popen) -> dict:
+    """What a server answers, when it has started."""
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    for _ in range(600):
+        assert serving.poll() is None, "it has ended"
+        with contextlib.suppress(urllib.error.URLError):
+            return json.load(urllib.request.urlopen(request))
+        time.sleep(0.2)
+    raise AssertionError("it does not answer")
 
 
 def test_running_the_ledger_again_changes_nothing(recorded, server):
