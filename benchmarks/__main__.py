@@ -1,4 +1,4 @@
-"""Run benchmarks: python -m benchmarks [--full] [matmul encode finetune sweep overhead memory scaling quality]"""
+"""Run benchmarks: python -m benchmarks [--full] [NAME ...]"""
 
 import argparse
 import importlib
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from .report import RESULTS
 
-BENCHMARKS = ("matmul", "encode", "finetune", "sweep", "overhead", "memory", "scaling", "quality")
+BENCHMARKS = ("matmul", "encode", "finetune", "sweep", "overhead", "memory", "scaling", "annotate", "quality")
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:

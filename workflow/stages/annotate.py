@@ -11,6 +11,8 @@ from tqdm import tqdm
 
 from ..corpus import rows, slices
 from ..corpus.rows import Tally
+from ..corpus.slices import Slice
+from ..engine.errors import printable
 from ..engine.params import Params
 from ..engine.stage import main
 from ..files import write_json
@@ -22,10 +24,17 @@ STEPS = 20  # of the histogram of confidence
 
 def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> None:
     out = outputs["annotated"]
-    part = slices.load()[out.name]
-    path, tally = Path(part.file), Tally()
-    stream = rows.read_unlabelled(path, slices.records(part), on_bad_row=params.data.on_bad_row, tally=tally)
-    predicted = predictor.predict(inputs["best"] / "pipeline", stream, lambda record: record.text, params, processes=1)
+    report = annotate(slices.load()[out.name], inputs["best"] / "pipeline", params, out)
+    write_json(out / REPORT, report)
+    shares = ", ".join(f"{label} {n}" for label, n in list(report["labels"].items())[:10])
+    print(printable(f"{report['documents']} documents: {shares}"))
+
+
+def annotate(part: Slice, model: Path, params: Params, out: Path) -> dict[str, Any]:
+    """Write the rows of a slice with what the model predicts. RETURNS: what they add up to."""
+    tally = Tally()
+    stream = rows.read_unlabelled(Path(part.file), slices.records(part), on_bad_row=params.data.on_bad_row, tally=tally)
+    predicted = predictor.predict(model, stream, lambda record: record.text, params, processes=1)
     counts: Counter[str] = Counter()
     labels: Counter[str] = Counter()
     confidence = [0] * STEPS
@@ -35,7 +44,7 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
             counts.update(documents=1, words=len(record.text.split()))
             labels.update([outcome["predicted"]] if isinstance(outcome["predicted"], str) else outcome["predicted"])
             confidence[min(STEPS - 1, int(STEPS * max(outcome["scores"].values())))] += 1
-    report: dict[str, Any] = {
+    return {
         "file": part.file,
         "first_row": part.first + 1,
         "documents": counts["documents"],
@@ -46,8 +55,6 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
         "labels": dict(labels.most_common()),
         "confidence": confidence,  # documents by their highest probability, in STEPS equal steps from 0 to 1
     }
-    write_json(out / REPORT, report)
-    print(f"{counts['documents']} documents: {', '.join(f'{label} {n}' for label, n in labels.most_common(10))}")
 
 
 if __name__ == "__main__":
