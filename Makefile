@@ -15,8 +15,8 @@ export PIP_USER := 0
 setup: $(READY) ## create the environment, nothing else
 
 repro: $(READY) ## run the DAG, then bring MLflow up to date
-	@python -m workflow.engine.params
 	@python -m workflow.partition
+	@python -m workflow.engine.params
 	@python -m dvc repro
 	@python -m workflow.records.ledger
 

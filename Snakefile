@@ -9,11 +9,14 @@ if workflow.is_main_process:  # jobs read this file, too
     from workflow import partition
     from workflow.engine.params import check
 
+    OTHER = snake.lock()
+    if not OTHER:
+        partition.main()
     check()
-    partition.main()
+else:
+    OTHER = None
 STAGES = dag.load()
 OUTS = [out for stage in STAGES.values() for out in stage.outs]
-OTHER = snake.lock() if workflow.is_main_process else None
 if workflow.is_main_process and not OTHER:
     snake.mark_up_to_date(STAGES)
 

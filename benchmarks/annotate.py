@@ -22,7 +22,7 @@ def run(full: bool) -> Report:
     for corpus, n in {"sst2": 50_000 if full else 10_000, "imdb": 2500 if full else 500}.items():
         settings: dict[str, Any] = {"weights": data.WEIGHTS, "corpus": corpus, "n_documents": n}
         contenders = [Contender(name, f"benchmarks.annotate:{target}", **settings) for name, target in TARGETS.items()]
-        _, *warm = run_interleaved(contenders, [{}] * (6 if full else 4))
+        _, *warm = run_interleaved(contenders, [{}] * (6 if full else 3))
         values = extract(warm, "words_per_second")
         report.add(Measurement(f"{corpus}: {n} documents", "words/s", PIPE, values, [Goal(STAGE, PIPE, at_least=0.9)]))
     sizes = (10_000, 1_000_000 if full else 100_000)
@@ -46,7 +46,8 @@ class Pipe:
 
         self.params = params.load()
         make_deterministic(self.params)
-        self.tmp = Path(tempfile.mkdtemp())
+        self.folder = tempfile.TemporaryDirectory()
+        self.tmp = Path(self.folder.name)
         self.stream = islice(cycle(data.read_texts(data.SHARED / corpus / "train.jsonl")), n_documents)
         self.model = self.tmp / "model"
         make_model(Path(weights) if weights else make_tiny(self.tmp / "tiny"), self.model)

@@ -17,14 +17,12 @@ from pathlib import Path
 from tqdm import tqdm
 
 from .corpus import rows
-from .corpus.rows import Record, Tally
+from .corpus.rows import STDIN, Record, Tally
 from .engine import params
 from .engine.attempt import read_receipt, require_as_made
 from .engine.errors import Problem
 from .engine.stage import in_one_line
 from .files import digest
-
-STDIN = Path("/dev/stdin")
 
 
 def main() -> None:
@@ -42,15 +40,16 @@ def main() -> None:
     tally = Tally(log=partial(tqdm.write, file=sys.stderr))
     with tempfile.TemporaryDirectory() as tmp:
         settings = params.load()
-        model = find(arguments.model, Path(tmp))
+        model = find(arguments.model, settings, Path(tmp))
         from .model import predictor  # imports PyTorch, which takes seconds: not before the model is found
 
         stream = read(arguments.files, arguments.format, tally)
         predicted = predictor.predict(model, stream, lambda record: record.text, settings, arguments.processes)
         for record, outcome in tqdm(predicted, unit=" docs", disable=None):
             print(record.line(outcome))
+        sys.stdout.flush()  # here, where an error has its one line
     if tally.skipped:
-        sys.exit(f"predict: {tally.skipped} bad rows were left out")
+        sys.exit(f"predict: bad rows that were left out: {tally.skipped}")
 
 
 def read(files: list[Path], stdin_format: str, tally: Tally) -> Iterator[Record]:
@@ -60,14 +59,14 @@ def read(files: list[Path], stdin_format: str, tally: Tally) -> Iterator[Record]
         yield from rows.read_unlabelled(path, records, on_bad_row="skip", tally=tally)
 
 
-def find(model: str, tmp: Path) -> str | Path:
+def find(model: str, settings: params.Params, tmp: Path) -> str | Path:
     """The folder or installed package that a name stands for. tmp: a folder for what MLflow sends."""
     if model.startswith("models:/"):
         from .records.tracking import registry
 
         return registry.fetch(model, tmp)
     point, name = Path("data/model", model), f"finetune@{model}"
-    if (point / "pipeline").is_dir():
+    if model in settings.sweep and (point / "pipeline").is_dir():
         require_as_made(name, str(point), read_receipt(name)["outs"][str(point)], digest(point))
         return point / "pipeline"
     if Path(model, "config.cfg").is_file():

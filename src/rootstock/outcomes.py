@@ -16,9 +16,9 @@ Read = Callable[[Doc], Outcome]
 def reader(nlp: Language) -> Read:
     """A function from a document of this pipeline to an outcome, whose keys depend on what its components set.
 
-    - `doc.cats`: `predicted`, a label, or a list if labels are not exclusive; `scores`, the probability of each label,
-      or of the MOST most probable; `margin`, by how much the best is above the next, or, if labels are not exclusive,
-      how far the probability nearest to its threshold is from it.
+    - `doc.cats`: `predicted`, a label (None for a document without tokens), or a list if labels are not exclusive;
+      `scores`, the probability of each label, or of the MOST most probable; `margin`, by how much the best is above the
+      next, or, if labels are not exclusive, how far the probability nearest to its threshold is from it.
     - `doc.ents`: `entities`; `doc.spans`: `spans`, by their key. Each is a list of dicts with `start` and `end` (in
       characters), `label` and `text`.
     - `token.tag`: `tags`, a list of dicts with `text` and `tag`.
@@ -41,8 +41,8 @@ def _cats(nlp: Language, name: str) -> Read:
         scores = {label: doc.cats[label] for label in pipe.labels}
         ranked = sorted(scores, key=lambda label: -scores[label])
         if exclusive:
-            predicted: str | list[str] = ranked[0]
-            margin = scores[ranked[0]] - scores[ranked[1]]
+            predicted: str | list[str] | None = ranked[0] if scores[ranked[0]] else None
+            margin = scores[ranked[0]] - (scores[ranked[1]] if len(ranked) > 1 else 0.0)
         else:
             above = {label: p - threshold_of(label) for label, p in scores.items()}
             predicted = [label for label in above if above[label] >= 0]

@@ -31,7 +31,10 @@ def test_one_label(tiny, factory):
     textcat(nlp, factory, ["A", "B", "C"])
     doc = nlp("One text.")
     outcome = reader(nlp)(doc)
-    assert outcome.keys() == {"predicted", "scores"}
+    assert outcome.keys() == {"predicted", "scores", "margin"}
+    first, second, _ = sorted(doc.cats.values(), reverse=True)
+    assert outcome["margin"] == pytest.approx(first - second, abs=1e-6)
+    assert outcome["margin"] > 0 or factory == "textcat"  # spaCy's begins with equal scores
     assert outcome["predicted"] == max(doc.cats, key=doc.cats.__getitem__) == next(iter(outcome["scores"]))
     assert outcome["scores"] == pytest.approx(doc.cats, abs=1e-6)
     assert [*outcome["scores"].values()] == sorted(outcome["scores"].values(), reverse=True)
@@ -49,7 +52,15 @@ def test_several_labels(tiny, factory):
     assert reader(nlp)(doc)["predicted"] == []
     if ours:
         pipe.thresholds["B"] = 0.0
-        assert reader(nlp)(doc)["predicted"] == ["B"]
+        pipe.thresholds["C"] = doc.cats["C"] + 0.01
+        outcome = reader(nlp)(doc)
+        assert outcome["predicted"] == ["B"] and outcome["margin"] == pytest.approx(0.01, abs=1e-6)
+
+
+def test_a_document_without_tokens_has_no_label(tiny):
+    nlp = pipeline(tiny)
+    textcat(nlp, "trf_textcat", ["A", "B"])
+    assert reader(nlp)(nlp("")) == {"predicted": None, "scores": {"A": 0.0, "B": 0.0}, "margin": 0.0}
 
 
 def test_few_of_thousands_of_labels_are_listed(tiny):

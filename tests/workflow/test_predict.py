@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import spacy
 
 ROWS = [{"text": "Good value.", "n": 1}, {"text": "It broke.", "label": "NEGATIVE", "when": {"day": 3}}]
 
@@ -30,7 +31,7 @@ def jsonl(rows):
 
 def test_rows_keep_their_columns_and_get_a_prediction(project):
     lines, errors, _ = predict(project, "base", stdin=jsonl(ROWS))
-    assert [{k: v for k, v in line.items() if k not in ("predicted", "scores")} for line in lines] == ROWS
+    assert [{k: v for k, v in line.items() if k not in ("predicted", "scores", "margin")} for line in lines] == ROWS
     assert all(line["predicted"] in line["scores"] and len(line["scores"]) == 2 for line in lines) and not errors
 
 
@@ -54,7 +55,7 @@ def test_files_of_all_formats(project, tmp_path):
 def test_a_bad_row_is_named_and_left_out(project):
     lines, errors, status = predict(project, "base", stdin=jsonl([ROWS[0], {"n": 1}, ROWS[1]]), check=False)
     assert [line["text"] for line in lines] == ["Good value.", "It broke."] and status == 1
-    assert errors == "/dev/stdin:2: it has no text, only 'n'\npredict: 1 bad rows were left out\n"
+    assert errors == "/dev/stdin:2: it has no text, only 'n'\npredict: bad rows that were left out: 1\n"
 
 
 @pytest.mark.parametrize(
@@ -67,11 +68,43 @@ def test_a_bad_row_is_named_and_left_out(project):
         (["base", "--format", "parquet"], "x", "/dev/stdin: Parquet cannot be read from a pipe: name a file"),
         (["models:/nothing@best"], "", "MLflow at sqlite:///mlflow.db: "),
         (["data/wordpieces"], "", "data/wordpieces: no point"),
+        (["numpy"], "", "numpy: spaCy cannot load it ("),
+        (["data/vectors/none"], "", "data/vectors/none: no point"),
     ],
 )  # fmt: skip
 def test_messages(project, arguments, stdin, says):
     _, errors, status = predict(project, *arguments, stdin=stdin, check=False)
     assert status == 1 and errors.startswith(f"predict: error: {says}") and errors.count("\n") == 1
+
+
+def test_odd_columns(project):
+    """Bad characters in any column, a value that JSON lacks, a text that is longer than spaCy's limit for parsers."""
+    long = f"{'a' * 5000} " * 201
+    stdin = b'{"text": "a", "note": "caf\xe9"}\n{"text": "b", "note": "\\ud83d"}\n{"text": "c", "n": NaN}\n'
+    done = subprocess.run(
+        ["python", "-m", "workflow.predict", "base"], input=stdin + jsonl([{"text": long}]).encode(),
+        capture_output=True, cwd=project.folder, env=project.environment(),
+    )  # fmt: skip
+    lines = [json.loads(line) for line in done.stdout.decode().splitlines()]
+    assert [(line["text"], line.get("n", "none")) for line in lines] == [("c", None), (long, "none")]
+    said = done.stderr.decode().splitlines()
+    assert [line.partition(": ")[0] for line in said] == [
+        "/dev/stdin:1",
+        "/dev/stdin:2",
+        "predict",
+    ] and "not UTF-8" in said[0]
+
+
+def test_a_model_without_labels_is_one_line_from_several_processes(project):
+    arguments = ("data/weights_only", "--processes", "2")
+    nlp = spacy.load(project.folder / "data/model/base/pipeline")
+    nlp.remove_pipe("trf_textcat")
+    nlp.to_disk(project.folder / "data/weights_only")
+    _, errors, status = predict(project, *arguments, stdin=jsonl(ROWS), check=False)
+    assert status == 1 and errors.splitlines()[-1].startswith(
+        "predict: error: the pipeline (trf_wordpiecer, trf_tok2vec)"
+    )
+    assert "Traceback" not in errors
 
 
 def test_a_damaged_model_is_not_used(project, tmp_path):

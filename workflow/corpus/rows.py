@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from ..engine.errors import Problem, brief, printable
 # that is never closed, a text that takes gigabytes as tokens.
 LONGEST_TEXT = 10_000_000
 LONGEST_RECORD = 2**27
+STDIN = Path("/dev/stdin")
 LISTED = 100  # reasons that a tally keeps
 NAMED = 10  # labels or keys in a message
 
@@ -60,7 +62,23 @@ class Record(NamedTuple):
         """The row with what is predicted, in JSON. Raises Problem if it has a column with the name of what is added."""
         if taken := sorted(outcome.keys() & self.columns.keys()):
             raise Problem(f"{self.where}: it has a column {taken[0]!r} already: rename it")
-        return json.dumps(self.columns | outcome, ensure_ascii=False, default=str)
+        return _as_line(self.columns | outcome)
+
+
+def _as_line(columns: dict[str, Any]) -> str:
+    """Columns as JSON, which has no NaN and no dates: null, and text."""
+    try:
+        return json.dumps(columns, ensure_ascii=False, default=str, allow_nan=False)
+    except ValueError:
+        return json.dumps(_without_nan(columns), ensure_ascii=False, default=str, allow_nan=False)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class BadRow(ValueError):
@@ -103,7 +121,14 @@ def read_unlabelled(path: Path, parsed: Parsed, *, on_bad_row: str, tally: Tally
     """Like `read`, of any columns with a text among them; labels are not looked at. parsed: what `parse` gives."""
 
     def record_of(columns: dict[str, Any], line: int) -> Record:
-        return Record(_text(columns), columns, f"{path}:{line}")
+        text = _text(columns)
+        try:
+            _as_line(columns).encode()
+        except UnicodeEncodeError:
+            raise BadRow(NOT_UTF8) from None
+        except (ValueError, RecursionError) as error:
+            raise BadRow(f"its columns cannot be written as JSON ({error})") from None
+        return Record(text, columns, f"{path}:{line}")
 
     return _read(path, parsed, record_of, on_bad_row, tally)
 
@@ -153,7 +178,8 @@ def listed(names: list[str]) -> str:
 
 def _opened(path: Path) -> TextIO:
     """The file as text. Bytes that are not UTF-8 become lone surrogates, which no valid text contains."""
-    return path.open(encoding="utf-8", errors="surrogateescape", newline="")
+    settings: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
+    return open(0, **settings, closefd=False) if path == STDIN else path.open(**settings)
 
 
 def _lines(file: TextIO) -> Iterator[str | None]:
@@ -166,6 +192,8 @@ def _lines(file: TextIO) -> Iterator[str | None]:
                     f"{file.name}: UTF-16 or UTF-32, not UTF-8: convert it, for example with `iconv -f UTF-16 -t UTF-8`"
                 )
             first, line = False, line.removeprefix("\ufeff")
+            if not line:  # the mark is all
+                return
         if len(line) < LONGEST_RECORD:
             yield line
             continue
@@ -230,7 +258,7 @@ def _by_line(path: Path, parse: Callable[[str], dict[str, Any]]) -> Parsed:
             if line is None:
                 yield number, partial(_raise, BadRow(TOO_LONG))
             else:
-                yield number, None if not line or line.isspace() else partial(parse, line)
+                yield number, None if line.isspace() else partial(parse, line)
 
 
 def _json_object(line: str) -> dict[str, Any]:
@@ -331,15 +359,17 @@ def _parquet(path: Path, labelled: bool) -> Parsed:
     if path.is_fifo():
         raise Problem(f"{path}: Parquet cannot be read from a pipe: name a file")
     try:
-        with parquet.ParquetFile(path) as file:
+        with parquet.ParquetFile(path, pre_buffer=False, buffer_size=PARQUET_BYTES) as file:
             columns = Counter(file.schema_arrow.names)
-            if columns["text"] != 1:
-                raise Problem(f"{path}: its columns are {listed(sorted(columns))}: expected one with the name text")
+            if not columns["text"] or max(columns.values()) > 1:
+                raise Problem(
+                    f"{path}: its columns are {listed(sorted(columns.elements()))}: expected text, and each once"
+                )
             batches = file.iter_batches(PARQUET_ROWS, use_threads=False)
             records = chain.from_iterable(batch.to_pylist() for batch in batches)
             for number, record in enumerate(records, 1):
                 yield number, partial(_present, record, labelled)
-    except (ArrowException, OSError) as error:
+    except (ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
         if getattr(error, "errno", None):  # of the file system; Arrow's own have none
             raise
         raise Problem(f"{path}: no Parquet file, or damaged ({printable(str(error).splitlines()[0])})") from None
@@ -350,9 +380,13 @@ def _present(record: dict[str, Any], labelled: bool) -> dict[str, Any]:
     return {name: value for name, value in record.items() if value is not None} if labelled else record
 
 
+NOT_UTF8 = "not UTF-8: if the file is in Latin-1, `iconv -f LATIN1 -t UTF-8` converts it"
 TOO_LONG = f"longer than {LONGEST_RECORD:,} characters"
 UTF16 = ("\udcff\udcfe", "\udcfe\udcff")  # byte order marks, read as UTF-8
-PARQUET_ROWS = 256  # rows of a Parquet file in memory
+PARQUET_ROWS, PARQUET_BYTES = (
+    256,
+    2**16,
+)  # rows of a Parquet file in memory, and bytes of each column that are read ahead
 # A reader gets a path, and whether its rows have labels. Parquet has rows instead of lines.
 READERS: dict[str, Reader] = {
     ".jsonl": _json_lines,
@@ -393,7 +427,7 @@ def _check_characters(value: str) -> None:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise BadRow("not UTF-8: if the file is in Latin-1, `iconv -f LATIN1 -t UTF-8` converts it") from None
+        raise BadRow(NOT_UTF8) from None
 
 
 def _instead(record: dict[str, Any]) -> str:

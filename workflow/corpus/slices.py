@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import chain, islice
@@ -34,24 +35,39 @@ def load() -> dict[str, Slice]:
     return {name: Slice(**content) for name, content in dag.parse(LIST.read_bytes())["slices"].items()}
 
 
+def files(source: Path) -> tuple[list[Path], list[Path]]:
+    """The files of a corpus, and those that are left out because no reader knows their suffix."""
+    if source.is_file():
+        return [source], []
+    found = sorted(path for path in source.rglob("*") if path.is_file())
+    known = rows.READERS | rows.UNLABELLED
+    return [path for path in found if path.suffix in known], [path for path in found if path.suffix not in known]
+
+
 def cut(corpus: str, source: Path, n_rows: int, seen: dict[str, Any]) -> dict[str, Slice]:
-    """The slices of a file, or of the files of a folder. Raises Problem if there is none.
+    """The slices of a file, or of the files of a folder. Raises Problem if there is none, or a file cannot be read.
 
     seen: what is known of files from earlier calls, so that one that has not changed is not read again.
     """
-    known = rows.READERS | rows.UNLABELLED
-    files = [source] if source.is_file() else sorted(path for path in source.rglob("*") if path.suffix in known)
     found = {}
-    for path in files:
+    for path in files(source)[0]:
         name = path.name if path == source else path.relative_to(source).as_posix()
-        file_key = hashlib.sha256(name.encode()).hexdigest()[:8]
-        state = [path.stat().st_size, path.stat().st_mtime_ns, n_rows]
-        if seen.get(str(path), {}).get("state") != state:
-            seen[str(path)] = {"state": state, "slices": [asdict(part) for part in _cut_file(path, n_rows)]}
+        if not str(path).isprintable():
+            raise Problem(
+                f"annotate.corpora.{corpus}: the file {str(path)!r} has a name with odd characters: rename it"
+            )
+        file_key = hashlib.sha256(name.encode()).hexdigest()[:16]
+        try:
+            state = [path.stat().st_size, path.stat().st_mtime_ns, n_rows]
+            if seen.get(str(path), {}).get("state") != state:
+                seen[str(path)] = {"state": state, "slices": [asdict(part) for part in _cut_file(path, n_rows)]}
+        except OSError as error:
+            raise Problem(f"{path}: cannot be read ({error.strerror or error})") from None
         for number, part in enumerate(seen[str(path)]["slices"]):
             found[f"{corpus}_{file_key}_{number:05}"] = Slice(**part)
     if not found:
-        raise Problem(f"params.yaml: annotate.corpora.{corpus}: {source} has no rows in {', '.join(known)}")
+        known = ", ".join(rows.READERS | rows.UNLABELLED)
+        raise Problem(f"params.yaml: annotate.corpora.{corpus}: {source} has no rows in {known}")
     return found
 
 
@@ -82,16 +98,16 @@ def _hashed(parsed: rows.Parsed, sha256: Any) -> rows.Parsed:
 def _content(parse: Callable[[], dict[str, Any]] | None) -> bytes:
     try:
         return repr(parse and parse()).encode("utf-8", "surrogatepass")
-    except rows.BadRow as reason:
-        return str(reason).encode("utf-8", "surrogatepass")
+    except rows.BadRow:  # whose words depend on Python's version
+        return b"a bad row"
 
 
 def write(slices: dict[str, Slice]) -> None:
     """Write the list, if it differs."""
-    lines = [f"  {name}: {json.dumps(asdict(part), ensure_ascii=False)}" for name, part in slices.items()]
+    lines = [f'  "{name}": {json.dumps(asdict(part), ensure_ascii=False)}' for name, part in slices.items()]
     text = "\n".join([HEADING, "slices:" if lines else "slices: {}", *lines, ""])
     if not LIST.is_file() or LIST.read_text("utf-8") != text:
-        part = LIST.with_name(f".{LIST.name}.part")
+        part = LIST.with_name(f".{LIST.name}.{os.getpid()}.part")
         part.write_text(text, "utf-8")
         part.replace(LIST)
 

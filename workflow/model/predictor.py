@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,7 +31,11 @@ Row = TypeVar("Row")
 class Predictor:
     def __init__(self, model: str | Path) -> None:
         """model: a folder or an installed package. Raises Problem if the pipeline sets nothing that can be reported."""
-        self.nlp = spacy.load(model)
+        try:
+            self.nlp = spacy.load(model)
+        except Exception as error:  # of many kinds, when a package or a folder is no pipeline
+            raise Problem(f"{model}: spaCy cannot load it ({' '.join(str(error).split())})") from None
+        self.nlp.max_length = sys.maxsize  # the limit is meant for parsers; a row may have more
         try:
             self.read = outcomes.reader(self.nlp)
         except ValueError as error:
@@ -44,7 +50,10 @@ class Predictor:
 def predict(
     model: str | Path, rows: Iterable[Row], text_of: Callable[[Row], str], params: Params, processes: int
 ) -> Iterator[tuple[Row, Outcome]]:
-    """Predict a stream of rows, in order. The processes share the threads."""
+    """Predict a stream of rows, in order. The processes share the threads.
+
+    Raises Problem if the model cannot be loaded or predicts nothing, and if a process was killed.
+    """
     chunks = _chunks(rows, text_of)
     if processes == 1:
         make_deterministic(params)
@@ -53,7 +62,10 @@ def predict(
             yield from zip(chunk, predictor(map(text_of, chunk)), strict=True)
         return
     context = multiprocessing.get_context("spawn")  # a fork would inherit PyTorch's threads, but not their state
-    with ProcessPoolExecutor(processes, context, _begin, (model, params, processes)) as pool:
+    ranks = context.SimpleQueue()
+    for rank in range(processes):
+        ranks.put(rank)
+    with ProcessPoolExecutor(processes, context, _begin, (model, params, ranks, processes)) as pool:
         waiting: deque[tuple[list[Row], Future[list[Outcome]]]] = deque()
         try:
             for chunk in chunks:
@@ -88,15 +100,20 @@ def _taken(waiting: deque[tuple[list[Row], Future[list[Outcome]]]]) -> Iterator[
     return zip(chunk, future.result(), strict=True)
 
 
-def _begin(model: str | Path, params: Params, processes: int) -> None:
+def _begin(model: str | Path, params: Params, ranks: SimpleQueue[int], processes: int) -> None:
     """Load the model in a new process."""
     global _predictor
-    make_deterministic(params, processes=processes)
-    _predictor = Predictor(model)
+    make_deterministic(params, ranks.get(), processes)
+    try:
+        _predictor = Predictor(model)
+    except Problem as problem:  # an error here would end the process, and nobody could say why
+        _predictor = problem
 
 
 def _work(texts: list[str]) -> list[Outcome]:
+    if isinstance(_predictor, Problem):
+        raise _predictor
     return _predictor(texts)
 
 
-_predictor: Predictor
+_predictor: Predictor | Problem

@@ -79,6 +79,23 @@ def test_a_corpus_without_rows_is_named(tmp_path):
         slices.cut("c", tmp_path / "README.md", 2, {})
 
 
+def test_odd_files_of_a_folder(tmp_path):
+    """Only files count, at any depth; a name that could not be written down is refused."""
+    (tmp_path / "part.parquet").mkdir()
+    (tmp_path / "part.parquet/0.parquet").write_bytes(parquet([{"text": "x"}]))
+    (tmp_path / "gone.jsonl").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "notes.md").write_text("x")
+    chosen, others = slices.files(tmp_path)
+    assert [path.name for path in chosen] == ["0.parquet"] and [path.name for path in others] == ["notes.md"]
+    assert len(slices.cut("c", tmp_path, 2, {})) == 1
+    for name in (b"caf\xe9.txt", b"a\nb.txt"):
+        path = tmp_path / os.fsdecode(name)
+        path.write_text("x")
+        with pytest.raises(Problem, match="has a name with odd characters"):
+            slices.cut("c", tmp_path, 2, {})
+        path.unlink()
+
+
 def test_a_file_that_has_not_changed_is_not_read_again(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("one\ntwo\n")

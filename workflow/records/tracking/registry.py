@@ -7,6 +7,7 @@ from typing import Any
 
 import rootstock
 
+from ...engine.errors import Problem
 from ...model import scores
 from .client import Params, active_run, connect, errors_as_problems, unless_gone
 
@@ -59,7 +60,10 @@ def fetch(uri: str, folder: Path) -> Path:
         import mlflow
 
         model = mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder))
-    return next(Path(model).rglob("config.cfg")).parent
+    found = next(Path(model).rglob("config.cfg"), None)
+    if found is None:
+        raise Problem(f"{uri}: no pipeline of spaCy")
+    return found.parent
 
 
 def _has_files(version: Any) -> bool:

@@ -22,7 +22,8 @@ class Pipeline(PythonModel):
         self.read = reader(self.nlp)
 
     def predict(self, context: Any, model_input: pandas.DataFrame, params: Any = None) -> list[dict[str, Any]]:
-        return [self.read(doc) for doc in self.nlp.pipe(model_input["text"])]
+        with self.nlp.memory_zone():  # so that a server does not remember every word that it has ever seen
+            return [self.read(doc) for doc in self.nlp.pipe(model_input["text"])]
 
 
 set_model(Pipeline())
