@@ -49,22 +49,33 @@ def _load(folder: Path) -> dict[str, Stage]:
 
 def inputs(stage: Stage, stages: dict[str, Stage]) -> list[str]:
     """The files and folders that a stage reads; a folder that several stages write to is replaced by their outs."""
-    all_outs = [out for other in stages.values() for out in other.outs]
-    outs_inside = {dep: [out for out in all_outs if out.startswith(f"{dep}/")] for dep in stage.deps}
-    return [path for dep in stage.deps for path in outs_inside[dep] or [dep]]
+    outs_inside = _by_folder(tuple(out for other in stages.values() for out in other.outs))
+    return [path for dep in stage.deps for path in outs_inside.get(dep) or [dep]]
+
+
+@cache  # there may be thousands of stages, and this is asked for each
+def _by_folder(outs: tuple[str, ...]) -> dict[str, list[str]]:
+    """The outs inside each folder, at any depth."""
+    found: dict[str, list[str]] = {}
+    for out in outs:
+        for folder in Path(out).parents:
+            found.setdefault(folder.as_posix(), []).append(out)
+    return found
 
 
 def needs(stage: Stage, stages: dict[str, Stage]) -> list[str]:
     """The stages whose outs a stage reads."""
     read = set(inputs(stage, stages))
-    return [other.name for other in stages.values() if read & set(other.outs)]
+    return [other.name for other in stages.values() if not read.isdisjoint(other.outs)]
 
 
 def chain(stage: Stage, stages: dict[str, Stage]) -> list[str]:
     """A stage and all stages before it, in the order of the DAG."""
-    names = {stage.name}
-    for name in needs(stage, stages):
-        names.update(chain(stages[name], stages))
+    names, waiting = {stage.name}, [stage]
+    while waiting:
+        new = set(needs(waiting.pop(), stages)) - names
+        names |= new
+        waiting += [stages[name] for name in new]
     return [name for name in stages if name in names]
 
 

@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from ..engine.attempt import SUMMED
+from ..engine.attempt import SPENT, SUMMED
 from . import costs
 
 STAGE, FOLDER = "annotate@", Path("data/annotated")
@@ -20,13 +20,18 @@ def summaries(receipts: costs.Receipts) -> dict[str, dict[str, Any]]:
 
 
 def merged(receipts: costs.Receipts) -> costs.Receipts:
-    """Receipts to show: one for all slices of a corpus, with their sums, under the name `annotate@CORPUS`."""
+    """Receipts to show: one for all slices of a corpus, with their sums, under the name `annotate@CORPUS`.
+
+    If this clone has computed some of the slices, it has the place of one of them, and says how many are reused.
+    """
     slices = _by_corpus(receipts)
     shown = {stage: receipt for stage, receipt in receipts.items() if not stage.startswith(STAGE)}
     for corpus, stages in slices.items():
         parts = [receipts[stage] for stage in stages]
         sums = {key: sum(part[key] for part in parts) for key in SUMMED}
-        shown[STAGE + corpus] = {**parts[0], **sums, "method": costs.methods(parts)}
+        here = [part for part in parts if (SPENT / f"{part['run_id']}.json").is_file()]
+        reused = f"{len(parts) - len(here)} of {len(parts)} slices reused" if here and len(here) < len(parts) else ""
+        shown[STAGE + corpus] = {**[*here, *parts][0], **sums, "method": costs.methods(parts), "reused": reused}
     return {stage: shown[stage] for stage in dict.fromkeys(map(shown_as, receipts))}
 
 

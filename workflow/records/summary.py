@@ -20,6 +20,7 @@ def text(receipts: costs.Receipts, points: list[str], best: str | None) -> str:
     lines = ["", f"{'stage':18} {'seconds':>8} {'Wh':>8}   {'from':>6} to {'':<6} how"]
     for stage, row in corpora.merged(receipts).items():
         reused = "" if (SPENT / f"{row['run_id']}.json").is_file() else ", reused"
+        reused = f", {row['reused']}" if row.get("reused") else reused
         lines.append(f"{_line(stage, row)} {printable(row['method'])}{reused}")
     lines.append(_line("all", costs.total(receipts.values())).rstrip())
     spent, avoided = read_records(SPENT), read_records(costs.AVOIDED)

@@ -84,8 +84,16 @@ def test_the_ledger_sums_up_a_corpus(project, tmp_path):
     assert found == pytest.approx(shares)
     receipts = [json.loads(path.read_text()) for path in (recorded.folder / "data/receipts").glob("annotate@*.json")]
     assert run.data.metrics["energy/wh_per_1000"] == pytest.approx(1e6 * sum(r["kwh"] for r in receipts) / 12)
+    elsewhere = json.loads(next((recorded.folder / "data/receipts").glob("annotate@*.json")).read_text())["run_id"]
+    (recorded.folder / f"data/ledger/spent/{elsewhere}.json").unlink()
+    assert ", 1 of 3 slices reused" in recorded.module("records.ledger").stdout
     page = recorded.module("records.report") and (recorded.folder / "data/report.html").read_text()
-    assert "<h2>Annotated text</h2>" in page and "annotate@reviews" in page and "annotate@reviews_" not in page
+    assert (
+        "; 1 of 3 slices reused" in page
+        and "<h2>Annotated text</h2>" in page
+        and "annotate@reviews" in page
+        and "annotate@reviews_" not in page
+    )
 
 
 def test_only_what_is_new_is_computed(project, tmp_path):
