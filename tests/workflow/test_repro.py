@@ -85,7 +85,7 @@ def test_mlflow_has_params_metrics_curves_plots_and_model(project):
     assert client.get_metric_history(run.info.run_id, "train/dev_accuracy")
     names = {item.path for item in client.list_artifacts(run.info.run_id, "evaluation")}
     assert {"evaluation/confusion.png", "evaluation/calibration.png", "evaluation/metrics.json"} <= names
-    assert list(Path(run.info.artifact_uri).parents[1].rglob("model.spacy/trf_tok2vec/model.safetensors"))
+    assert list(Path(run.info.artifact_uri).parents[1].rglob("artifacts/pipeline/trf_tok2vec/model.safetensors"))
 
 
 def test_inconsistent_or_missing_results_are_not_recorded(project, tmp_path):

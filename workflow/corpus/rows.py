@@ -178,8 +178,9 @@ def listed(names: list[str]) -> str:
 
 def _opened(path: Path) -> TextIO:
     """The file as text. Bytes that are not UTF-8 become lone surrogates, which no valid text contains."""
-    settings: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
-    return open(0, **settings, closefd=False) if path == STDIN else path.open(**settings)
+    if path == STDIN:  # the open one, which may be a socket
+        return open(0, encoding="utf-8", errors="surrogateescape", newline="", closefd=False)
+    return path.open(encoding="utf-8", errors="surrogateescape", newline="")
 
 
 def _lines(file: TextIO) -> Iterator[str | None]:

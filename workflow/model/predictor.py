@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -31,6 +32,8 @@ Row = TypeVar("Row")
 class Predictor:
     def __init__(self, model: str | Path) -> None:
         """model: a folder or an installed package. Raises Problem if the pipeline sets nothing that can be reported."""
+        # By default oneDNN keeps its code for the last 1,024 shapes of a matrix product, which takes 100 MB.
+        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
         try:
             self.nlp = spacy.load(model)
         except Exception as error:  # of many kinds, when a package or a folder is no pipeline

@@ -29,15 +29,18 @@ def compute(*names: str, content: str = "a") -> None:
         stages, receipts = dag.load(), costs.receipts()
         used = {path: receipts[need]["outs"] for need in dag.needs(stages[name], stages) for path in stages[need].outs}
         deps = {path: outs[path] for path, outs in used.items() if path in outs}
-        folder, receipt = map(Path, stages[name].outs)
-        for path in (folder, receipt.parent):
+        folder, *others, receipt = map(Path, stages[name].outs)
+        for path in (folder, *others, receipt.parent):
             path.mkdir(parents=True, exist_ok=True)
         made = content
         if name.startswith("package"):
             (folder / f"en_{name}-0.1.0-py3-none-any.whl").write_text(content)
             made = digest(folder)  # the ledger compares it with the wheels
         facts = {"stage": name, "run_id": name, "steps": 1, "steps_planned": 1, "started": "2026"}
-        write_json(receipt, {**facts, **FIGURES, "deps": deps, "outs": {str(folder): made}})
+        write_json(
+            receipt,
+            {**facts, **FIGURES, "deps": deps, "outs": {str(folder): made, **{str(path): content for path in others}}},
+        )
         if name.startswith("evaluate"):
             split = {"documents": 4, "accuracy": 0.5, "accuracy_low": 0.1, "accuracy_high": 0.9, "macro_f1": 0.5}
             write_json(folder / "metrics.json", {"dev": split, "test": split})
@@ -116,7 +119,7 @@ PARTS = {
 def test_a_part_of_the_dag(recorded, capsys, lacking, points, said, lost):
     """What is complete is recorded, and one line says what is missing; the report needs everything."""
     for name in lacking:
-        folder, receipt = map(Path, dag.load()[name].outs)
+        folder, *_, receipt = map(Path, dag.load()[name].outs)
         shutil.rmtree(folder) if lost == "result" else receipt.unlink()
     ledger.main()
     output, errors = capsys.readouterr()

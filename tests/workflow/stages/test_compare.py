@@ -28,7 +28,7 @@ def page(tmp_path, monkeypatch) -> str:
     (inputs["evaluation"] / "base/test.jsonl").write_text('{"right": true}')
     for curve in compare.CURVES:
         write_json(inputs["model"] / "base" / curve, [{"step": 1, "loss": 1.0, "dev_loss": 1.0, "dev_accuracy": 0.5}])
-    compare.run(params.load(ROOT / "params.yaml"), inputs, {"comparison": outputs})
+    compare.run(params.load(ROOT / "params.yaml"), inputs, {"comparison": outputs, "best": tmp_path / "data/best"})
     plots = yaml.safe_load((ROOT / "dvc.yaml").read_text())["plots"]
     (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"plots": plots}))
     monkeypatch.chdir(tmp_path)
@@ -72,7 +72,7 @@ def test_the_best_point_is_compared_with_others_on_the_same_documents(tmp_path, 
         for curve in compare.CURVES:
             write_json(inputs["model"] / point / curve, [])
     settings = params.load(ROOT / "params.yaml").model_copy(update={"sweep": {"best": {}, "other": {}}})
-    compare.run(settings, inputs, {"comparison": out})
+    compare.run(settings, inputs, {"comparison": out, "best": tmp_path / "best"})
     facts = json.loads((out / "best.json").read_text())
     assert (facts["point"], facts["test_p"], facts["unclear"]) == ("best", {"other": pytest.approx(p)}, unclear)
     noise = "on test, the difference between best and other is within noise" in capsys.readouterr().out
