@@ -1,4 +1,5 @@
 import csv
+import datetime
 import io
 import json
 import re
@@ -429,6 +430,53 @@ def test_good_rows_are_used_whatever_is_between_them(tmp_path, good, odd, random
     expected = {i: record for i, (record, is_good) in enumerate(records, 1) if is_good}
     found = {row.line: {"text": row.text, "label": next(iter(row.labels))} for row in usable}
     assert expected.items() <= found.items()
+
+
+@soak.fuzz("rows without labels", short=100, many=5000)
+@given(st.data(), st.sampled_from(["a.jsonl", "a.csv", "a.tsv"]))
+def test_every_unlabelled_row_becomes_a_line_of_json_or_is_named(tmp_path, data, name):
+    content = data.draw(contents(name))
+    path = write(tmp_path, name, content)
+    tally = Tally()
+    try:
+        records = list(read_unlabelled(path, parse(path), on_bad_row="skip", tally=tally))
+    except Problem as problem:  # about the file as a whole
+        assert str(problem).startswith(f"{path}:") and str(problem).isprintable() and len(str(problem)) < 1000
+        return
+    assert len(records) + tally.skipped + tally.blank == len(expected_starts(name, content))
+    assert all(reason.isprintable() and reason.startswith(f"{path}:") for reason in tally.reasons)
+    for record in records:
+        line = record.line({"predicted by": "a model"})
+        assert "\n" not in line and line.encode() and record.text.strip()
+        assert json.loads(line) == record.columns | {"predicted by": "a model"}
+
+
+TABLES = [
+    parquet([{"text": f"row {i}", "label": "AB"[i % 2], "n": i, "when": datetime.date(2026, 1, 1 + i % 28)} for i in range(300)]),
+    parquet([{"text": f"row {i}", "labels": ["A"] * (i % 3), "x": {"y": i / 2}} for i in range(20)]),
+]  # fmt: skip
+
+
+@soak.fuzz("bytes of a Parquet file", short=60, many=5000)
+@given(
+    st.sampled_from(TABLES),
+    st.lists(st.tuples(st.integers(0), st.integers(0, 255)), min_size=1, max_size=4),
+    st.booleans(),
+)
+def test_a_damaged_parquet_file_is_read_or_named(tmp_path, table, changes, labelled):
+    content = bytearray(table)
+    for at, byte in changes:
+        content[at % len(content)] = byte
+    path, tally = write(tmp_path, "a.parquet", bytes(content)), Tally()
+    try:
+        if labelled:
+            list(read(path, exclusive=False, on_bad_row="skip", tally=tally))
+        else:
+            for record in read_unlabelled(path, parse(path), on_bad_row="skip", tally=tally):
+                json.loads(record.line({}))
+    except Problem as problem:
+        assert str(problem).startswith(f"{path}:") and str(problem).isprintable()
+    assert all(reason.isprintable() for reason in tally.reasons)
 
 
 BIG = {  # lines of a file, how often they stand in it in `make test` and in the long run, and megabytes that may be used
