@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ from .corpus import slices
 from .corpus.slices import Slice
 from .engine import params
 from .engine.errors import Problem, printable
-from .engine.stage import RETIRED
+from .engine.stage import retire
 from .files import write_json
 
 SEEN = Path("data/slices.json")  # what is known of files; no result
@@ -32,25 +31,22 @@ def refresh() -> None:
     for corpus, source in settings.corpora.items():
         path = Path(source)
         if path.exists():
-            known = {str(file): remembered[str(file)] for file in slices.files(path)[0] if str(file) in remembered}
-            cut = slices.cut(corpus, path, settings.slice_rows, known)
-            found, seen = found | cut, seen | known
+            cut = slices.cut(corpus, path, settings.slice_rows, remembered)
+            seen |= {part.file: remembered[part.file] for part in cut.values()}
+            found |= cut
             _say(corpus, path, cut)
         else:
             kept = {name: part for name, part in (before or {}).items() if name.rsplit("_", 2)[0] == corpus}
             if not kept:
                 raise Problem(f"params.yaml: annotate.corpora.{corpus} is {source!r}: not found")
             said = f"{source} is not here: the {len(kept)} slices of {corpus} stay as workflow/slices.yaml has them"
-            print(said, file=sys.stderr)
+            print(printable(said), file=sys.stderr)
             found |= kept
     write_json(SEEN, seen)
     slices.write(found)
     for folder in sorted(ANNOTATED.glob("*")):
         if folder.name not in found:  # of rows that are no longer there
-            target = RETIRED / ANNOTATED.name / folder.name
-            shutil.rmtree(target, ignore_errors=True)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.move(folder, target)
+            retire(folder)
 
 
 def _unless_damaged(read: Callable[[], Any]) -> Any:
@@ -62,11 +58,11 @@ def _unless_damaged(read: Callable[[], Any]) -> Any:
 
 
 def _say(corpus: str, source: Path, cut: dict[str, Slice]) -> None:
-    chosen, others = slices.files(source)
-    rows = sum(part.rows for part in cut.values())
+    """How much a corpus has, and which of its files no reader knows."""
+    _, others = slices.files(source)
+    n_rows, n_files = sum(part.rows for part in cut.values()), len({part.file for part in cut.values()})
     left_out = f"; left out: {len(others)} files, such as {others[0].name}" if others else ""
-    line = f"{corpus}: {rows:,} rows in {len(chosen)} files, {len(cut)} slices{left_out}"
-    print(printable(line), file=sys.stderr)
+    print(printable(f"{corpus}: {n_rows:,} rows in {n_files} files, {len(cut)} slices{left_out}"), file=sys.stderr)
 
 
 def main() -> None:

@@ -66,7 +66,7 @@ class Record(NamedTuple):
 
 
 def _as_line(columns: dict[str, Any]) -> str:
-    """Columns as JSON, which has no NaN and no dates: null, and text."""
+    """Columns as a line of JSON. NaN becomes null; what JSON has no form for, such as a date, becomes text."""
     try:
         return json.dumps(columns, ensure_ascii=False, default=str, allow_nan=False)
     except ValueError:
@@ -118,7 +118,11 @@ def read(
 
 
 def read_unlabelled(path: Path, parsed: Parsed, *, on_bad_row: str, tally: Tally) -> Iterator[Record]:
-    """Like `read`, of any columns with a text among them; labels are not looked at. parsed: what `parse` gives."""
+    """Yield the rows that have a usable text, with all their columns, and record the others in the tally.
+
+    parsed: what `parse` returns for the file.
+    Raises Problem at the first bad row if on_bad_row is "fail".
+    """
 
     def record_of(columns: dict[str, Any], line: int) -> Record:
         text = _text(columns)
@@ -134,9 +138,9 @@ def read_unlabelled(path: Path, parsed: Parsed, *, on_bad_row: str, tally: Tally
 
 
 def parse(path: Path, suffix: str = "") -> Parsed:
-    """The rows of a file without labels. suffix: that of a file in this format, if the path has another.
+    """The records of a file without labels. Raises Problem if no reader knows its suffix.
 
-    Raises Problem if the file cannot be read in this format.
+    suffix: to be read as a file with this suffix, whatever the path has.
     """
     known = READERS | UNLABELLED
     suffix = suffix or path.suffix
@@ -152,12 +156,12 @@ def _read(
     path: Path, parsed: Parsed, make: Callable[[dict[str, Any], int], Made], on_bad_row: str, tally: Tally
 ) -> Iterator[Made]:
     try:
-        for line, parse in parsed:
-            if parse is None:
+        for line, get_record in parsed:
+            if get_record is None:
                 tally.blank += 1
                 continue
             try:
-                made = make(parse(), line)
+                made = make(get_record(), line)
             except NotAccepted:
                 tally.rejected += 1
             except BadRow as reason:
@@ -384,10 +388,8 @@ def _present(record: dict[str, Any], labelled: bool) -> dict[str, Any]:
 NOT_UTF8 = "not UTF-8: if the file is in Latin-1, `iconv -f LATIN1 -t UTF-8` converts it"
 TOO_LONG = f"longer than {LONGEST_RECORD:,} characters"
 UTF16 = ("\udcff\udcfe", "\udcfe\udcff")  # byte order marks, read as UTF-8
-PARQUET_ROWS, PARQUET_BYTES = (
-    256,
-    2**16,
-)  # rows of a Parquet file in memory, and bytes of each column that are read ahead
+PARQUET_ROWS = 256  # of a file in memory
+PARQUET_BYTES = 2**16  # of a column that are read ahead
 # A reader gets a path, and whether its rows have labels. Parquet has rows instead of lines.
 READERS: dict[str, Reader] = {
     ".jsonl": _json_lines,
@@ -395,7 +397,7 @@ READERS: dict[str, Reader] = {
     ".tsv": _delimited("\t", csv.QUOTE_NONE),  # one row per line; quotes are literal
     ".parquet": _parquet,
 }
-UNLABELLED: dict[str, Reader] = {".txt": _plain_lines}  # besides: formats that have no place for a label
+UNLABELLED: dict[str, Reader] = {".txt": _plain_lines}  # formats that have no place for a label
 
 
 def _row(record: dict[str, Any], where: str, line: int, exclusive: bool) -> Row:

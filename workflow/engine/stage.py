@@ -92,6 +92,14 @@ def _warn_about_versions(stage: dag.Stage) -> None:
         )
 
 
+def retire(path: Path) -> Path:
+    """Move a result that no stage produces any more. RETURNS: to where."""
+    target = RETIRED / path.relative_to("data")
+    shutil.rmtree(target, ignore_errors=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return Path(shutil.move(path, target))
+
+
 def _retire(stage: dag.Stage, stages: dict[str, dag.Stage]) -> None:
     """Move results of stages that no longer exist, such as a removed point of the sweep, out of the stage's deps.
 
@@ -103,11 +111,7 @@ def _retire(stage: dag.Stage, stages: dict[str, dag.Stage]) -> None:
             continue
         for path in [p for p in dep.iterdir() if p.is_dir() and p.name not in IGNORED]:
             if not any(path == out or path in out.parents for out in outs):
-                target = RETIRED / path.relative_to("data")
-                shutil.rmtree(target, ignore_errors=True)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.move(path, target)
-                print(f"{stage.name}: no stage produces {path} any more: moved to {target}")
+                print(f"{stage.name}: no stage produces {path} any more: moved to {retire(path)}")
     for folder in CHECKPOINTS.glob("*"):
         if folder.name not in stages:
             shutil.rmtree(folder, ignore_errors=True)

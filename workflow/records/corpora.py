@@ -22,7 +22,8 @@ def summaries(receipts: costs.Receipts) -> dict[str, dict[str, Any]]:
 def merged(receipts: costs.Receipts) -> costs.Receipts:
     """Receipts to show: one for all slices of a corpus, with their sums, under the name `annotate@CORPUS`.
 
-    If this clone has computed some of the slices, it has the place of one of them, and says how many are reused.
+    `run_id` and `host` are those of a slice that this clone has computed, if there is one. If it has computed a part of
+    the slices, `reused` says how many it has not.
     """
     slices = _by_corpus(receipts)
     shown = {stage: receipt for stage, receipt in receipts.items() if not stage.startswith(STAGE)}

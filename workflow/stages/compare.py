@@ -48,6 +48,7 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
     _plot(out / "points.png", rows, best)
     for curve in CURVES:
         shutil.copyfile(inputs["model"] / best / curve, out / curve)
+    # What reads the best model depends on this copy, and not on all models of the sweep.
     shutil.copytree(inputs["model"] / best, outputs["best"], dirs_exist_ok=True)
     confusion = (inputs["evaluation"] / best / "confusion.json").read_text("utf-8")
     # `dvc plots` writes labels into a script of its page as they are: "</script>" would end it, and the rest would run.

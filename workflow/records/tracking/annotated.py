@@ -6,7 +6,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from .client import errors_as_problems, names, open_experiment
+from .client import errors_as_problems, log_metrics, names, open_experiment
 
 CORPUS = "rootstock.corpus"  # tag: digest of what the model predicts for a corpus
 
@@ -16,8 +16,6 @@ def record(experiment: str, corpus: str, summary: dict[str, Any]) -> tuple[str, 
 
     summary: as `corpora.summaries` gives it. Raises Problem if MLflow cannot be reached or refuses a call.
     """
-    from mlflow.entities import Metric
-
     with errors_as_problems(), FileLock("mlflow.db.ledger.lock"):  # one ledger of this clone at a time
         client, number = open_experiment(experiment)
         found = client.search_runs([number], f"tags.`{CORPUS}` = '{summary['sha256']}'")
@@ -33,9 +31,6 @@ def record(experiment: str, corpus: str, summary: dict[str, Any]) -> tuple[str, 
         name_of = names(summary["labels"])
         figures |= {f"share/{name_of[label]}": n / summary["documents"] for label, n in summary["labels"].items()}
         run = client.create_run(number, run_name=f"annotate {corpus}", tags={CORPUS: summary["sha256"]})
-        start = run.info.start_time
-        client.log_batch(
-            run.info.run_id, metrics=[Metric(name, v, start, 0) for name, v in list(figures.items())[:1000]]
-        )
+        log_metrics(client, run.info.run_id, figures)
         client.set_terminated(run.info.run_id)
         return run.info.run_id, True

@@ -19,6 +19,7 @@ from filelock import FileLock
 from ...engine.errors import Problem, printable
 
 VERDICT = "comparison"  # tag: how a result compares with the others
+AT_ONCE = 1000  # metrics in a call, which is MLflow's limit
 DEFAULT_URI = "sqlite:///mlflow.db"
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # so that the UI opens on runs, not on chat traces
 
@@ -161,6 +162,16 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         name = f"{prefix}{key}"
         result.update(flat(value, f"{name}.") if isinstance(value, dict) else {name: value})
     return result
+
+
+def log_metrics(client: Any, run_id: str, figures: dict[str, float]) -> None:
+    """Log figures without steps."""
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    metrics = [Metric(name, value, now, 0) for name, value in figures.items()]
+    for first in range(0, len(metrics), AT_ONCE):
+        client.log_batch(run_id, metrics=metrics[first : first + AT_ONCE])
 
 
 def log_points(client: Any, run_id: str | None, points: list[dict[str, float]]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
@@ -21,6 +20,7 @@ from .client import (
     active_run,
     errors_as_problems,
     flat,
+    log_metrics,
     log_params,
     log_points,
     logged_steps,
@@ -33,7 +33,6 @@ from .client import (
 # Tags. RESULT: digest of a parent run's result. RECEIPT: run id of a child run's receipt. COMPLETE: all is logged.
 RESULT, RECEIPT, COMPLETE = "rootstock.result", "rootstock.receipt", "rootstock.whole"
 PARENT = "mlflow.parentRunId"
-AT_ONCE = 1000  # metrics in a call, which is MLflow's limit
 
 
 def record(
@@ -132,8 +131,6 @@ def _log_curves(client: Any, run_id: str, model: Path) -> None:
 
 def _log_figures(client: Any, experiment: str, run_id: str, receipts: costs.Receipts, evaluation: Path) -> None:
     """Log the final scores, and the cost."""
-    from mlflow.entities import Metric
-
     figures = _costs(receipts.values())
     for split, metrics in json.loads((evaluation / "metrics.json").read_text("utf-8")).items():
         figures |= _grouped(split, {name: value for name, value in metrics.items() if name not in ("f1", "documents")})
@@ -144,10 +141,7 @@ def _log_figures(client: Any, experiment: str, run_id: str, receipts: costs.Rece
         for child in _children(client, experiment, run_id)
         if child.data.tags["origin"] != COMPUTED
     )
-    now = int(time.time() * 1000)
-    metrics = [Metric(name, value, now, 0) for name, value in figures.items()]
-    for first in range(0, len(metrics), AT_ONCE):
-        client.log_batch(run_id, metrics=metrics[first : first + AT_ONCE])
+    log_metrics(client, run_id, figures)
 
 
 def _log_files(client: Any, run_id: str, evaluation: Path, new: bool) -> bool:
