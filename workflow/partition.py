@@ -12,7 +12,7 @@ from .corpus import slices
 from .corpus.slices import Slice
 from .engine import params
 from .engine.errors import Problem, printable
-from .engine.stage import retire
+from .engine.stage import in_one_line, retire
 from .files import write_json
 
 SEEN = Path("data/slices.json")  # what is known of files; no result
@@ -68,8 +68,10 @@ def _say(corpus: str, source: Path, cut: dict[str, Slice]) -> None:
 def main() -> None:
     try:
         refresh()
-    except Problem as problem:
-        sys.exit(f"error: {problem}")
+    except Exception as error:
+        if not (said := in_one_line(error)):
+            raise
+        sys.exit(f"error: {said}")
 
 
 if __name__ == "__main__":

@@ -39,6 +39,16 @@ def test_a_full_disk_ends_a_stage_with_one_line(project):
     assert not (project.folder / "data/receipts/wordpiece@train.json").exists()
 
 
+def test_a_corpus_on_a_disk_that_cannot_be_written_is_one_line(project):
+    (project.folder / "corpus.txt").write_text("One text.\n")
+    project.set(**{"annotate.corpora": {"said": "corpus.txt"}})
+    before = (project.folder / "workflow/slices.yaml").read_text()
+    done = call(project, "mount -o bind,ro data data", "python -m workflow.partition")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: ") and "Read-only file system" in done.stderr
+    assert (project.folder / "workflow/slices.yaml").read_text() == before
+
+
 @pytest.mark.slow
 def test_a_checkpoint_that_does_not_fit_costs_no_training(project):
     (project.folder / "data/checkpoints").mkdir(exist_ok=True)

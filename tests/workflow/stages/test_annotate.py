@@ -114,6 +114,15 @@ def test_only_what_is_new_is_computed(project, tmp_path):
     assert left == yaml.safe_load((grown.folder / "workflow/slices.yaml").read_text())["slices"].keys()
 
 
+def test_no_shell_sees_the_name_of_a_file(project, tmp_path):
+    odd = project.copy(tmp_path / "project")
+    name = "a 'b' \"c\"; touch X; $(touch Y) ${seed} `touch Z` # - {}.jsonl"
+    write(odd, name, TEXTS[:2])
+    assert len(repro(odd)) == 1 and len(annotated(odd)) == 14
+    odd.call("snakemake", "--profile", "workflow/profiles/default")
+    assert not {path.name for path in odd.folder.iterdir()} & {"X", "Y", "Z"}
+
+
 def test_a_damaged_list_is_made_anew(project, tmp_path):
     """As a merge leaves it, or a power failure."""
     damaged = project.copy(tmp_path / "project")
