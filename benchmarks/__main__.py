@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from .report import RESULTS
 
-BENCHMARKS = ("matmul", "encode", "finetune", "sweep", "overhead", "memory", "scaling", "annotate", "quality")
+BENCHMARKS = ("matmul", "encode", "finetune", "sweep", "overhead", "memory", "scaling", "annotate", "audit", "quality")
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:

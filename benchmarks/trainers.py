@@ -81,15 +81,16 @@ class Rootstock(SpacyTrainer):
 
         from workflow.engine import params
         from workflow.model.determinism import make_deterministic
-        from workflow.stages import finetune
+        from workflow.model.pipeline import build
+        from workflow.model.recipe import make_optimizer
 
         settings = params.load()
         changes = {"precision": precision, "epochs": 1, "batch_size": BATCH_SIZE}
         settings = settings.model_copy(update={"seed": seed, "finetune": settings.finetune.model_copy(update=changes)})
         self.dropout = settings.finetune.dropout
         make_deterministic(settings)
-        self.nlp = finetune.build(settings, Path(weights), LABELS)
-        self.optimizer = finetune.make_optimizer(settings.finetune, math.ceil(n_train / BATCH_SIZE))
+        self.nlp = build(settings, Path(weights), LABELS)
+        self.optimizer = make_optimizer(settings.finetune, math.ceil(n_train / BATCH_SIZE))
 
 
 class SpacyTransformers(SpacyTrainer):

@@ -90,7 +90,11 @@ def with_point(point: str) -> Stages:
 def with_all_stages() -> Stages:
     """The DAG with the stages that are there only if `params.yaml` asks for them."""
     part = {"file": "data/unlabelled/reviews.jsonl", "first": 0, "rows": 20000, "sha256": "0" * 64}
-    return _loaded({SLICES: {"slices": {"reviews_00000000_00000": part}}})
+    values = yaml.safe_load((ROOT / PARAMS).read_text("utf-8"))
+    values["distill"]["students"]["small"] = {}
+    values["audit"]["methods"] = ["features"]
+    values["select"]["corpora"] = ["reviews"]
+    return _loaded({PARAMS: values, SLICES: {"slices": {"reviews_00000000_00000": part}}})
 
 
 def _loaded(changed: dict[str, Any]) -> Stages:

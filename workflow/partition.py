@@ -21,7 +21,10 @@ ANNOTATED = Path("data/annotated")
 
 def refresh() -> None:
     """Bring workflow/slices.yaml up to date. Raises Problem if a corpus cannot be read."""
-    settings = params.load().annotate
+    loaded = params.load()
+    settings = loaded.annotate
+    if loaded.distill.students:  # a dep of `distill`, also if no corpus is annotated
+        ANNOTATED.mkdir(parents=True, exist_ok=True)
     before = _unless_damaged(slices.load)
     if not settings.corpora and before == {}:
         return

@@ -25,17 +25,31 @@ def reader(nlp: Language) -> Read:
 
     The pipeline may have other components than this library's. Raises ValueError if none sets any of these.
     """
-    setters = {attribute: name for name in nlp.pipe_names for attribute in nlp.get_pipe_meta(name).assigns}
+    setters = _setters(nlp)
     reads = [make(nlp, setters[attribute]) for attribute, make in READERS.items() if attribute in setters]
     if not reads:
         raise ValueError(f"the pipeline ({', '.join(nlp.pipe_names)}) sets none of {', '.join(READERS)}")
     return lambda doc: {key: value for read in reads for key, value in read(doc).items()}
 
 
+def classifier(nlp: Language) -> Any:
+    """The component that sets `doc.cats`."""
+    return nlp.get_pipe(_setters(nlp)["doc.cats"])
+
+
+def _setters(nlp: Language) -> dict[str, str]:
+    """The component that sets each attribute: the last one that does."""
+    return {attribute: name for name in nlp.pipe_names for attribute in nlp.get_pipe_meta(name).assigns}
+
+
+def threshold_of(pipe: Any, label: str) -> float:
+    """From which probability a classifier, of this library or spaCy's, predicts a label if they are not exclusive."""
+    return pipe.threshold_of(label) if hasattr(pipe, "threshold_of") else pipe.cfg["threshold"]
+
+
 def _cats(nlp: Language, name: str) -> Read:
     pipe = nlp.get_pipe(name)
     exclusive = getattr(pipe, "exclusive_classes", nlp.get_pipe_meta(name).factory != "textcat_multilabel")
-    threshold_of = getattr(pipe, "threshold_of", lambda label: pipe.cfg["threshold"])
 
     def read(doc: Doc) -> Outcome:
         scores = {label: doc.cats[label] for label in pipe.labels}
@@ -44,7 +58,7 @@ def _cats(nlp: Language, name: str) -> Read:
             predicted: str | list[str] | None = ranked[0] if scores[ranked[0]] else None
             margin = scores[ranked[0]] - (scores[ranked[1]] if len(ranked) > 1 else 0.0)
         else:
-            above = {label: p - threshold_of(label) for label, p in scores.items()}
+            above = {label: p - threshold_of(pipe, label) for label, p in scores.items()}
             predicted = [label for label in above if above[label] >= 0]
             margin = min(map(abs, above.values()))
         listed = {label: round(scores[label], DIGITS) for label in ranked[:MOST]}

@@ -19,7 +19,9 @@ COMPONENTS = [ROOT / f"src/rootstock/components/{name}.py" for name in ("wordpie
 # Components that a stage loads through entry points, not by imports.
 ENTRY_POINTS = {
     "wordpiece": COMPONENTS[:1],
-    **dict.fromkeys(("encode", "finetune", "evaluate", "annotate"), COMPONENTS),
+    **dict.fromkeys(
+        ("encode", "finetune", "evaluate", "evaluate_student", "annotate", "select", "audit", "distill"), COMPONENTS
+    ),
 }
 VERSIONS = yaml.safe_load((ROOT / "workflow/versions.yaml").read_text())
 
@@ -31,6 +33,10 @@ UNAFFECTED = {
     "encode": {"spacy-alignments", "tokenizers"},  # the pieces are given
     "finetune": {"spacy-alignments"},  # likewise; tokenizers writes the tokenizer of the saved pipeline
     "evaluate": {"scipy", "spacy-alignments", "tokenizers"},  # scipy compares models, which this stage does not
+    "evaluate_student": {"scipy", "spacy-alignments", "tokenizers"},  # likewise
+    "distill": {"scipy", "spacy-alignments", "tokenizers"},  # likewise
+    "audit": {"spacy-alignments"},  # the pieces are given
+    "package_student": {"spacy-alignments", "tokenizers", "transformers", "torch"},  # a student needs none of them
     "compare": {"numpy"},  # it only ranks and copies metrics of evaluate
     "package": {"numpy", "spacy-alignments", "thinc", "torch"},  # it only copies weights
     "package_weights": {"numpy", "spacy-alignments", "thinc", "torch"},
@@ -41,9 +47,14 @@ def has_only_docstring(path: Path) -> bool:
     return len(ast.parse(path.read_text()).body) == 1
 
 
+def module_of(stage: str) -> Path:
+    """The module that a stage's command runs."""
+    return ROOT / (str(STAGES[stage].cmd).removeprefix("python -m ").replace(".", "/") + ".py")
+
+
 def code_of(stage: str) -> set[Path]:
     """The files that determine a stage's results, from its imports, without files that have only a docstring."""
-    files = closure(ROOT / f"workflow/stages/{stage}.py", *ENTRY_POINTS.get(stage, []))
+    files = closure(module_of(stage), *ENTRY_POINTS.get(stage, []))
     files |= {ROOT / "workflow/stages/__init__.py"}  # runs first
     if stage.startswith("package"):  # it packages the library
         files |= {*(ROOT / "src/rootstock").rglob("*.py"), ROOT / "workflow/model/check_package.py"}
@@ -65,11 +76,7 @@ def test_deps_are_the_code_that_determines_results(stage):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_versions_in_params_are_those_of_packages_that_the_stage_uses(stage):
-    files = (
-        code_of(stage)
-        if not stage.startswith("package")
-        else closure(ROOT / f"workflow/stages/{stage}.py", *COMPONENTS)
-    )
+    files = code_of(stage) if not stage.startswith("package") else closure(module_of(stage), *COMPONENTS)
     used = {PACKAGES.get(name, name.replace("_", "-")) for name in packages(files)} & set(VERSIONS)
     if "transformers" in used:
         used.add("tokenizers")  # which transformers calls
@@ -84,8 +91,8 @@ def test_versions_equal_those_in_requirements_lock():
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_no_stage_imports_another(stage):
-    others = {ROOT / f"workflow/stages/{name}.py" for name in STAGES if name != stage}
-    assert not closure(ROOT / f"workflow/stages/{stage}.py", typing=True) & others
+    others = {*map(module_of, STAGES)} - {module_of(stage)}
+    assert not closure(module_of(stage), typing=True) & others
 
 
 # Each top-level folder or module, and those that it may import.

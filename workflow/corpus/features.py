@@ -26,6 +26,8 @@ def reduced(doc: Doc, rows: Any) -> Doc:
 
 def folder(inputs: dict[str, Path], split: str, nlp: Language) -> Path:
     """The folder to read a split from: features if this pipeline would compute the same ones, else wordpieces."""
+    if not nlp.has_pipe("trf_tok2vec"):
+        return inputs[f"wordpieces/{split}"]
     features, tok2vec = inputs["features"], nlp.get_pipe("trf_tok2vec")
     frozen = not tok2vec.trainable and tok2vec.saved_precision == "fp32"
     reusable = frozen and shards.report(features) == settings(nlp)

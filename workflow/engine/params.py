@@ -31,6 +31,18 @@ from .errors import Problem, brief
 STRICT = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
+def _each_once(values: list[str]) -> list[str]:
+    if len(set(values)) < len(values):
+        raise PydanticCustomError("twice", "each may occur once")
+    return values
+
+
+def _power_of_two(number: int) -> int:
+    if number & (number - 1):
+        raise PydanticCustomError("power", "input should be a power of 2")
+    return number
+
+
 def _in_32_bits(number: int) -> int:
     if number >= 2**31:  # PyTorch and others take no more
         raise PydanticCustomError("too_large", "input should be less than 2147483648")
@@ -107,13 +119,32 @@ class Finetune(_Section):
     on_divergence: Literal["fail", "best"]
 
 
-# What a point of the sweep may replace: any setting of `finetune`, and the seed.
+class Learner(_Section):
+    architecture: Literal["ngrams", "cnn"]
+    ngram_size: Annotated[int, Field(ge=1, le=5)]
+    buckets: Annotated[int, Field(ge=2, le=2**24), AfterValidator(_power_of_two)]
+    gold: Annotated[float, Field(ge=0, le=1)]
+    documents: Count
+    epochs: Count
+    batch_size: Count
+    learning_rate: Annotated[float, Field(gt=0)]
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+
+
+# Point: what a point of the sweep may replace, any setting of `finetune`, and the seed. Student: the same of `distill`.
 if TYPE_CHECKING:
     Point = dict[str, Any]
+    Student = dict[str, Any]
 else:
-    _hints = get_type_hints(Finetune, include_extras=True)
-    Point = TypedDict("Point", {**{key: _hints[key] for key in Finetune.model_fields}, "seed": Seed}, total=False)
-    Point.__pydantic_config__ = STRICT
+
+    def _changes(name: str, section: type[_Section], **more: Any) -> Any:
+        hints = get_type_hints(section, include_extras=True)
+        changes = TypedDict(name, {key: hints[key] for key in section.model_fields} | more, total=False)
+        changes.__pydantic_config__ = STRICT
+        return changes
+
+    Point = _changes("Point", Finetune, seed=Seed)
+    Student = _changes("Student", Learner)
 
 
 class Range(_Section):
@@ -176,6 +207,21 @@ class Annotate(_Section):
     slice_rows: Count
 
 
+class Select(_Section):
+    corpora: Annotated[list[PointName], AfterValidator(_each_once)]
+    rows: Count
+    by: Literal["margin", "diversity", "random"]
+
+
+class Audit(_Section):
+    methods: Annotated[list[Literal["features", "finetune"]], AfterValidator(_each_once)]
+    folds: Annotated[int, Field(ge=2, le=100)]
+
+
+class Distill(Learner):
+    students: dict[PointName, Student]
+
+
 class Package(_Section):
     # The names that pip leaves as they are: it would make `a_b-1.2.3` of `a__b` and `01.2.3`.
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9]*(_[a-z0-9]+)*$")]
@@ -214,6 +260,9 @@ class Params(_Section):
     package: Package
     package_weights: Package
     annotate: Annotate
+    select: Select
+    audit: Audit
+    distill: Distill
     carbon: Carbon
     checkpoints: Checkpoints
     tracking: Tracking
@@ -272,6 +321,8 @@ def _keys_beside(location: tuple[str, ...]) -> list[str]:
     """The keys that are allowed where an unknown one was found."""
     if location[0] == "sweep":
         return list(Point.__annotations__)
+    if location[:2] == ("distill", "students"):
+        return list(Student.__annotations__)
     if location[:2] == ("search", "space"):
         return list(Range.model_fields)
     section: Any = Params

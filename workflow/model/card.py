@@ -13,6 +13,8 @@ from typing import Any
 
 from ..engine.params import Package
 
+LISTED = 20  # labels in the model card
+
 
 def model_card(
     language: str, package: Package, kind: str, facts: dict[str, Any], example: str, scores: str = ""
@@ -56,3 +58,18 @@ def score_table(metrics: dict[str, Any], confidence: float) -> str:
     ]
     header = f"| split | documents | accuracy | {confidence:.0%} interval | macro F1 | calibration error |"
     return "\n".join([header, "|---|---|---|---|---|---|", *rows])
+
+
+def listed(labels: list[str], per_document: str) -> str:
+    """How many labels there are, and the first of them."""
+    some = f", the first {LISTED}" if len(labels) > LISTED else ""
+    return f"{len(labels)}, {per_document} per document{some}: {', '.join(map(shown, labels[:LISTED]))}"
+
+
+def shown(label: str) -> str:
+    """A label that nobody takes for another, or for two: in quotes as in JSON, if it is not plain."""
+    plain = label.isprintable() and label.strip() == label and "  " not in label and not set(',"\\') & set(label)
+    if plain:
+        return label
+    quoted = "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in json.dumps(label, ensure_ascii=False))
+    return re.sub(" (?= )", r"\\u0020", quoted)

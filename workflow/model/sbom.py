@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from cyclonedx.model.component import Component
 
 
-def write_sbom(name: str, wheels: Path, weights: Path) -> None:
+def write_sbom(name: str, wheels: Path, weights: Path | None) -> None:
     """Write NAME.cdx.json beside the wheels: the pipeline, the library, their locked dependencies and the weights.
 
-    weights: the folder of pretrained weights.
+    weights: the folder of pretrained weights, if it has any.
     """
     from cyclonedx.model.bom import Bom
     from cyclonedx.output.json import JsonV1Dot6
@@ -35,19 +35,20 @@ def write_sbom(name: str, wheels: Path, weights: Path) -> None:
     built = {package: _in_wheel(path) for package, path in paths.items()}
     versions: dict[str, str] = {name_of(package): version for package, version in locked().items()}
     versions |= {package: dist.version for package, dist in built.items()}
-    needs = _needs(name_of(name), set(versions), built)
+    required_by = _needs(name_of(name), set(versions), built)
 
     components = {}
-    for package in needs:
+    for package in required_by:
         facts = (built.get(package) or metadata.distribution(package)).metadata
         licence = licence_of(facts["Name"], facts)
         components[package] = _package(facts["Name"], versions[package], licence, paths.get(package))
-    pipeline, model = components[name_of(name)], _model(weights)
-    bom = Bom(components={model, *components.values()} - {pipeline})
+    pipeline, models = components[name_of(name)], [_model(weights)] if weights else []
+    bom = Bom(components={*models, *components.values()} - {pipeline})
     bom.metadata.component = pipeline
-    for package, required in needs.items():
+    for package, required in required_by.items():
         bom.register_dependency(components[package], [components[other] for other in required])
-    bom.register_dependency(pipeline, [model])
+    if models:
+        bom.register_dependency(pipeline, models)
     document = json.loads(JsonV1Dot6(bom).output_as_string())
     del document["serialNumber"], document["metadata"]["timestamp"]
     write_json(wheels / f"{name}.cdx.json", document)
@@ -56,6 +57,11 @@ def write_sbom(name: str, wheels: Path, weights: Path) -> None:
 def _in_wheel(path: Path) -> metadata.Distribution:
     name, version = path.name.split("-")[:2]
     return metadata.PathDistribution(zipfile.Path(path, f"{name}-{version}.dist-info/"))
+
+
+def needs(package: str) -> list[str]:
+    """An installed package and all that it requires, directly or not, as far as it is locked."""
+    return list(_needs(canonicalize_name(package), {canonicalize_name(name) for name in locked()}, {}))
 
 
 def _needs(name: str, known: set[str], built: dict[str, metadata.Distribution]) -> dict[str, list[str]]:

@@ -172,6 +172,26 @@ def rank(dev: dict[str, Any], select_by: str) -> tuple[float, float]:
     return (loss, 0.0) if select_by == "log_loss" else (-dev[select_by], loss)
 
 
+CURVE = {"accuracy": "dev_accuracy", "macro_f1": "dev_macro_f1", "log_loss": "dev_loss"}  # names in a dev curve
+
+
+def on_dev(gold: np.ndarray, predicted: np.ndarray, exclusive: bool) -> dict[str, float]:
+    """Scores on dev, for its curve."""
+    decided = decide(predicted, exclusive)
+    f1 = f1_per_label(gold, decided)
+    return {
+        "dev_accuracy": float(correct(gold, decided).mean()),
+        "dev_macro_f1": float(f1.mean()),
+        "dev_loss": float(log_loss(gold, predicted, exclusive).mean()),
+    }
+
+
+def best_of(curve: list[dict[str, float]], select_by: str) -> int:
+    """Where the dev curve is best; the first of equal points."""
+    dev = [{name: point[key] for name, key in CURVE.items()} for point in curve]
+    return min(range(len(dev)), key=lambda i: rank(dev[i], select_by))
+
+
 def _rounded(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _rounded(v) for key, v in value.items()}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import subprocess
 import sys
 import sysconfig
 import venv
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,9 @@ from spacy.cli.package import package
 from spacy.language import Language
 
 from ..engine.errors import Problem
+from . import sbom
 
+CHECKED = 4  # batches of test documents to compare
 EPOCH = "946684800"  # 2000-01-01: the time of every file in a wheel
 
 
@@ -48,18 +52,45 @@ def _build(source: Path, out: Path) -> None:
     _call([sys.executable, "-c", hook, out.resolve()], cwd=source)
 
 
-def ask_installed(wheels: Path, name: str, question: dict[str, Any], tmp: Path) -> list[Any]:
+def check_predictions(
+    name: str, wheels: Path, predictions: Path, batch_size: int, threads: int, tmp: Path, needs: str | None = None
+) -> int:
+    """Install the wheels in a clean environment and compare the predictions there with those that `evaluate` saved.
+
+    batch_size: that of `evaluate`, so that scores must be equal. needs: as for `ask_installed`.
+    RETURNS: how many are compared. Raises Problem if they differ.
+    """
+    with predictions.open(encoding="utf-8") as file:
+        rows = [json.loads(line) for line, _ in zip(file, range(CHECKED * batch_size), strict=False)]
+    texts = [row["text"] for row in rows]
+    question = {"texts": texts, "attribute": "cats", "batch_size": batch_size, "threads": threads}
+    installed = ask_installed(wheels, name, question, tmp, needs)
+    differing = [row for row, predicted in zip(rows, installed, strict=True) if not _close(row["scores"], predicted)]
+    if differing:
+        raise Problem(f"predictions of the installed {name} differ from evaluate's, first for {differing[0]['row']}")
+    return len(rows)
+
+
+def _close(evaluated: dict[str, float], installed: dict[str, float]) -> bool:
+    """Whether the scores are equal: evaluate lists those of the most probable labels."""
+    return all(abs(score - installed.get(label, math.inf)) < 1e-6 for label, score in evaluated.items())
+
+
+def ask_installed(wheels: Path, name: str, question: dict[str, Any], tmp: Path, needs: str | None = None) -> list[Any]:
     """Install the wheels in a clean environment, and apply the installed pipeline to some texts there.
 
     question: for `check_package.py`: texts, the Doc attribute to return for each, batch_size, threads.
+    needs: a package; only that, and what it requires, can be imported there, and not the library.
     Raises Problem if the pipeline or the library was loaded from outside that environment.
     """
     environment = tmp / "environment"
     venv.create(environment, with_pip=False)
     python = environment / "bin" / "python"
-    # Dependencies come from the current environment, without its .pth files, such as that of the editable install.
     [site_packages] = environment.glob("lib/python*/site-packages")
-    (site_packages / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n", "utf-8")
+    if needs:
+        _borrow(needs, site_packages)
+    else:  # the current environment's, without its .pth files, such as that of the editable install
+        (site_packages / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n", "utf-8")
     pip = [sys.executable, "-m", "pip", f"--python={python}", "install", "--quiet", "--no-deps", "--no-index"]
     _call([*pip, *sorted(wheels.glob("*.whl"))])
 
@@ -71,6 +102,16 @@ def ask_installed(wheels: Path, name: str, question: dict[str, Any], tmp: Path) 
     if outside:
         raise Problem(f"the check of {name} loaded {outside[0]}, which is outside its own environment")
     return answer["values"]
+
+
+def _borrow(package: str, site_packages: Path) -> None:
+    """Link to a package of the current environment, and to all that it requires."""
+    for name in sbom.needs(package):
+        distribution = metadata.distribution(name)
+        for top in {file.parts[0] for file in distribution.files or []} - {"..", "__pycache__"}:
+            link = site_packages / top
+            if not link.exists():
+                link.symlink_to(Path(str(distribution.locate_file(top))).resolve())
 
 
 def _call(command: list[Any], cwd: Path | None = None) -> None:

@@ -10,11 +10,12 @@ from typing import Any
 
 from ..engine.attempt import SPENT, SUMMED
 from . import costs
+from .tracking.client import names
 
 STAGE, FOLDER = "annotate@", Path("data/annotated")
 
 
-def summaries(receipts: costs.Receipts) -> dict[str, dict[str, Any]]:
+def found(receipts: costs.Receipts) -> dict[str, dict[str, Any]]:
     """By corpus: documents, words, labels, confidence, cost. Only slices that are complete count."""
     return {corpus: _summary(costs.select(receipts, stages)) for corpus, stages in _by_corpus(receipts).items()}
 
@@ -39,6 +40,15 @@ def merged(receipts: costs.Receipts) -> costs.Receipts:
 def shown_as(stage: str) -> str:
     """The name under which a stage is shown: of a slice, that of its corpus."""
     return stage.rsplit("_", 2)[0] if stage.startswith(STAGE) else stage
+
+
+def figures(summary: dict[str, Any]) -> dict[str, float]:
+    """The figures of a corpus for MLflow."""
+    sums = {key: summary[key] for key in ("documents", "words", "skipped", "slices")}
+    sums |= {f"energy/{key}": summary[key] for key in ("wh_per_1000", "wh_per_1000_low", "wh_per_1000_high")}
+    sums["energy/seconds"] = summary["cost"]["seconds"]
+    name_of = names(summary["labels"])
+    return sums | {f"share/{name_of[label]}": n / summary["documents"] for label, n in summary["labels"].items()}
 
 
 def _by_corpus(receipts: costs.Receipts) -> dict[str, list[str]]:
@@ -74,10 +84,10 @@ def _summary(receipts: costs.Receipts) -> dict[str, Any]:
     }
 
 
-def lines(found: dict[str, dict[str, Any]], most: int = 5) -> list[str]:
+def lines(corpora: dict[str, dict[str, Any]], most: int = 5) -> list[str]:
     """Each corpus for the terminal."""
     said = []
-    for corpus, s in found.items():
+    for corpus, s in corpora.items():
         shares = ", ".join(f"{label} {n / max(1, s['documents']):.0%}" for label, n in list(s["labels"].items())[:most])
         more = f", and {len(s['labels']) - most} more" if len(s["labels"]) > most else ""
         energy = f"{s['wh_per_1000']:.3f} Wh ({s['wh_per_1000_low']:.3f} to {s['wh_per_1000_high']:.3f})"

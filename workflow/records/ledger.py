@@ -18,9 +18,10 @@ from ..engine.attempt import SPENT, require_as_made
 from ..engine.errors import Problem
 from ..files import digest
 from ..model.points import at_point
-from . import corpora, costs, summary
+from . import costs, summary
 from .costs import Receipts
-from .tracking import annotated, results, view
+from .summary import EXTRAS
+from .tracking import extras, results, view
 
 MODEL, EVALUATION, COMPARISON = Path("data/model"), Path("data/evaluation"), Path("data/comparison/best.json")
 
@@ -49,9 +50,11 @@ def main() -> None:
         run_id, new = record(point, upstream, settings, verdict(point, comparison))
         recorded.append(run_id)
         print(f"MLflow: {point}: {'recorded run' if new else 'nothing new, this result is run'} {run_id}")
-    for corpus, summed_up in corpora.summaries(receipts).items():
-        run_id, new = annotated.record(settings.tracking.experiment, corpus, summed_up)
-        print(f"MLflow: annotate {corpus}: {'recorded run' if new else 'nothing new, this is run'} {run_id}")
+    for kind, module in EXTRAS.items():
+        for name, facts in module.found(receipts).items():
+            title = f"{kind} {name}"
+            run_id, new = extras.record(settings.tracking.experiment, title, facts["sha256"], module.figures(facts))
+            print(f"MLflow: {title}: {'recorded run' if new else 'nothing new, this is run'} {run_id}")
     if points:
         results.keep_verdicts(settings.tracking.experiment, recorded)
         print(f"        side by side, after `make ui`: {view.page(settings.tracking.experiment)}")

@@ -15,7 +15,7 @@ from typing import Any
 from ..engine import dag, params
 from ..engine.attempt import SPENT, read_records
 from ..engine.errors import Problem
-from . import corpora, costs, ledger
+from . import audits, corpora, costs, ledger, students
 from .tracking import results
 
 PAGE, TEMPLATE = Path("data/report.html"), Path(__file__).with_suffix(".html")
@@ -68,7 +68,9 @@ def main() -> None:
         worst=_json(evaluation / "worst.json"),
         confused=_json(evaluation / "confused.json")[:CONFUSED],
         kinds=side_by_side(_json(evaluation / "kinds.json")),
-        corpora=corpora.summaries(receipts),
+        corpora=corpora.found(receipts),
+        students=students.found(receipts),
+        audits=audits.found(receipts),
         doubtful=_json(evaluation / "doubtful.json"),
         alignments=draw_alignments(settings, evaluation / "test.jsonl"),
     )

@@ -8,8 +8,10 @@ from typing import Any
 
 from ..engine.attempt import SPENT, read_records
 from ..engine.errors import printable
-from . import corpora, costs
+from . import audits, corpora, costs, students
 
+# Results beside those of the sweep, by what they are called: how to find them in the receipts, and to show them.
+EXTRAS = {"annotate": corpora, "student": students, "audit": audits}
 # By stage: the folder of its wheel, and what to say of it.
 WHEELS = {"package": ("data/package", ""), "package_weights": ("data/vectors", "  (no head: vectors only)")}
 
@@ -41,7 +43,8 @@ def text(receipts: costs.Receipts, points: list[str], best: str | None) -> str:
         for split, m in splits.items():
             accuracy = f"accuracy {m['accuracy']:.3f} ({m['accuracy_low']:.3f} to {m['accuracy_high']:.3f})"
             lines.append(f"{split:5} {accuracy}, macro F1 {m['macro_f1']:.3f}, {m['documents']} documents")
-    lines += map(printable, corpora.lines(corpora.summaries(receipts)))
+    for module in EXTRAS.values():
+        lines += map(printable, module.lines(module.found(receipts)))
     lines.append("")
     heading = "wheels"
     for stage, (folder, note) in WHEELS.items():

@@ -14,6 +14,7 @@ import spacy
 from spacy.language import Language
 from tqdm import tqdm
 
+from rootstock import outcomes
 from rootstock.pieces.pieces import Pieces
 
 from ..corpus import features, shards
@@ -27,11 +28,12 @@ from ..model.determinism import make_deterministic
 
 def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> None:
     make_deterministic(params)
-    out, exclusive = outputs["evaluation"], params.data.exclusive
-    nlp = spacy.load(inputs["model"] / "pipeline")
-    textcat = nlp.get_pipe("trf_textcat")
+    model, evaluation = ("student", "student_evaluation") if "student" in inputs else ("model", "evaluation")
+    out, exclusive = outputs[evaluation], params.data.exclusive
+    nlp = spacy.load(inputs[model] / "pipeline")
+    textcat = outcomes.classifier(nlp)
     labels = list(textcat.labels)
-    thresholds = np.array([textcat.threshold_of(label) for label in labels])
+    thresholds = np.array([outcomes.threshold_of(textcat, label) for label in labels])
     metrics: dict[str, Any] = {}
     kinds: dict[str, Any] = {}
     doubtful: list[dict[str, Any]] = []
@@ -166,7 +168,7 @@ def _rows(path: Path, documents: list[int]) -> list[dict[str, Any]]:
 
 def _facts(wordpieces: Path, nlp: Language) -> Iterator[errors.Facts]:
     """What errors in a split may come from, in the order of its documents."""
-    unknown = nlp.get_pipe("trf_wordpiecer").tokenizer.unk_token_id
+    unknown = nlp.get_pipe("trf_wordpiecer").tokenizer.unk_token_id if nlp.has_pipe("trf_wordpiecer") else None
     for doc in shards.read(shards.files(wordpieces), nlp.vocab):
         n_unknown = int((Pieces.of(doc, aligned=False).ids == unknown).sum())
         yield errors.Facts(len(doc), sum(1 for _ in doc.sents), n_unknown)

@@ -6,7 +6,7 @@ import math
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from itertools import count, islice, takewhile
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from spacy.language import Language
 from spacy.tokens import Doc
 from spacy.training import Example
 from spacy.util import minibatch
-from thinc.api import Adam, Optimizer
+from thinc.api import Optimizer
 from tqdm import tqdm
 
 from rootstock.training import distributed, state
@@ -28,15 +28,13 @@ from ..engine.errors import Problem
 from ..engine.params import Finetune, Params
 from ..engine.stage import main
 from ..files import write_json
-from ..model import processes, scores, temperature
+from ..model import processes, recipe, scores, temperature
 from ..model.checkpoints import Checkpoints
 from ..model.determinism import make_deterministic
 from ..model.pipeline import build
 from ..model.points import at_point
 from ..model.regression import fit_head
 from ..records.tracking import live
-
-CURVE = {"accuracy": "dev_accuracy", "macro_f1": "dev_macro_f1", "log_loss": "dev_loss"}  # names in the dev curve
 
 
 @dataclass
@@ -78,17 +76,9 @@ def train(
 
     train_docs, dev_docs = (features.folder(inputs, split, nlp) for split in ("train", "dev"))
     settings, budget, textcat = params.finetune, params.carbon.budget_g, nlp.get_pipe("trf_textcat")
-    if settings.class_weights == "balanced":
-        textcat.label_weights = balanced(report["documents_per_label"], n_train, params.data.exclusive)
-    textcat.contrastive = is_contrastive(settings, textcat.head, report["documents_per_label"], n_train)
-    steps_per_epoch = math.ceil(n_train / settings.batch_size)
-    steps = steps_per_epoch * settings.epochs
-    if textcat.contrastive:
-        steps = min(settings.contrastive_steps, steps_per_epoch * PASSES)
-    steps = min(steps, settings.max_steps or steps)
-    score_every = settings.evaluate_every or (steps if textcat.contrastive else steps_per_epoch)
+    optimizer, steps = recipe.begin(textcat, settings, report["documents_per_label"], n_train)
+    score_every = settings.evaluate_every or (steps if textcat.contrastive else recipe.per_epoch(settings, n_train))
     log_every = max(1, steps // 100)
-    optimizer = make_optimizer(settings, steps)
     checkpoints = Checkpoints(outputs["checkpoint"], params.checkpoints.minutes)
     now = continued(checkpoints, nlp, optimizer) or Progress(random.Random(params.seed).getstate())
     spent_before, rng = now.spent_g, random.Random()
@@ -131,13 +121,13 @@ def train(
                         fit_head(nlp, takewhile(lambda _: not is_asked_to_stop(), labelled), settings.class_weights)
                     dev = dev_arrays(nlp, dev_docs, labels, is_asked_to_stop) if is_main else None
                     save_if_due()
-                    found = processes.broadcast(dev and dev_scores(*dev, params.data.exclusive))
+                    found = processes.broadcast(dev and scores.on_dev(*dev, params.data.exclusive))
                     point = {"step": now.step, "epoch": now.epoch, **found}
                     require_finite(point["dev_loss"], "dev")
                     mlflow_run.log(point)
                     bar.set_postfix_str(f"dev accuracy {point['dev_accuracy']:.3f}")
                     now.dev_curve.append(point)
-                    n_worse = len(now.dev_curve) - 1 - best_of(now.dev_curve, params.select_by)
+                    n_worse = len(now.dev_curve) - 1 - scores.best_of(now.dev_curve, params.select_by)
                     if is_main and n_worse == 0:
                         now.best = checkpoints.keep_best(nlp, now.step)
                     if settings.patience and n_worse >= settings.patience:
@@ -188,7 +178,7 @@ def train(
         checkpoints.copy_best(now.best, out / "pipeline")
     write_json(out / "train_curve.json", now.train_curve)
     write_json(out / "dev_curve.json", now.dev_curve)
-    best = now.dev_curve[best_of(now.dev_curve, params.select_by)]
+    best = now.dev_curve[scores.best_of(now.dev_curve, params.select_by)]
     print(f"best after step {best['step']}: dev accuracy {best['dev_accuracy']:.4f}")
     if now.end:
         print(f"stopped after {now.step} of {steps} steps: {now.end}")
@@ -209,63 +199,6 @@ def continued(checkpoints: Checkpoints, nlp: Language, optimizer: Optimizer) -> 
     if processes.rank() == 0:
         print(f"continuing after step {now.step}")
     return now
-
-
-def make_optimizer(settings: Finetune, steps: int) -> Optimizer:
-    """Adam with weight decay. Call `step_schedules` before each step.
-
-    Its learning rate is that of the head; the transformer's is relative to it.
-    """
-    return Adam(
-        learning_rates(settings, steps),
-        L2=settings.weight_decay,
-        L2_is_weight_decay=True,
-        grad_clip=settings.grad_clip,
-        use_averages=False,
-    )
-
-
-def learning_rates(settings: Finetune, steps: int) -> Iterator[float]:
-    """The learning rate before the first step, and at each step. It rises to its maximum; how it falls is a setting.
-
-    At the steps it is above zero.
-    """
-    highest, n_rising = settings.head_learning_rate or settings.learning_rate, round(settings.warmup * steps)
-    for step in count():
-        left = max(0.0, (steps + 1 - step) / (steps + 1 - n_rising))  # from 1 to 0
-        yield highest * (step / n_rising if step < n_rising else FALLING[settings.schedule](left))
-
-
-FALLING: dict[str, Callable[[float], float]] = {
-    "linear": lambda left: left,
-    "cosine": lambda left: (1 - math.cos(math.pi * left)) / 2,
-    "constant": lambda left: 1.0,
-}
-
-
-def is_contrastive(settings: Finetune, head: str, counts: dict[str, int], n_docs: int) -> bool:
-    """Whether documents with the same label are pulled together, and the head is a logistic regression.
-
-    counts: documents of each label; n_docs: in all.
-    Raises Problem if that cannot be done, although the setting says so.
-    """
-    possible = settings.trainable and head != "native"
-    if settings.contrastive != "auto":
-        if settings.contrastive and not possible:
-            raise Problem("finetune.contrastive: true requires trainable: true, and another head than native")
-        return settings.contrastive
-    sees_all = n_docs <= settings.contrastive_steps * settings.batch_size
-    return possible and sees_all and sum(counts.values()) <= FEW * len(counts)
-
-
-FEW = 64  # documents of each label, on average, up to which contrastive: auto is true
-PASSES = 20  # over the training data, at most, if contrastive: of a handful of documents more would overfit
-
-
-def balanced(counts: dict[str, int], n_docs: int, exclusive: bool) -> dict[str, float]:
-    """Weights with which all labels count alike; of classes that are not exclusive, each label and its absence."""
-    per_label = n_docs / len(counts)
-    return {label: per_label / n if exclusive else (n_docs - n) / n for label, n in counts.items() if 0 < n < n_docs}
 
 
 def batches(folder: Path, nlp: Language, settings: Finetune, rng: random.Random) -> Iterator[list[Doc]]:
@@ -290,17 +223,6 @@ def dev_arrays(
     return arrays(takewhile(lambda _: not is_asked_to_stop(), predict(nlp, folder, labels)), len(labels))
 
 
-def dev_scores(gold: np.ndarray, predicted: np.ndarray, exclusive: bool) -> dict[str, float]:
-    """Scores on dev, for its curve."""
-    decided = scores.decide(predicted, exclusive)
-    f1 = scores.f1_per_label(gold, decided)
-    return {
-        "dev_accuracy": float(scores.correct(gold, decided).mean()),
-        "dev_macro_f1": float(f1.mean()),
-        "dev_loss": float(scores.log_loss(gold, predicted, exclusive).mean()),
-    }
-
-
 class Diverged(Exception):
     """The loss of some documents is infinite, or not a number."""
 
@@ -322,12 +244,6 @@ def _hint(now: Progress, folder: Path) -> str:
         return "Lower finetune.learning_rate; dev has not been scored yet, so there is no model"
     best = folder / now.best
     return f"Lower finetune.learning_rate, or set finetune.on_divergence: best. The best model so far: {best}"
-
-
-def best_of(curve: list[dict[str, float]], select_by: str) -> int:
-    """Where the dev curve is best; the first of equal points."""
-    dev = [{name: point[key] for name, key in CURVE.items()} for point in curve]
-    return min(range(len(dev)), key=lambda i: scores.rank(dev[i], select_by))
 
 
 if __name__ == "__main__":

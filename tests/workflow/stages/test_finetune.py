@@ -17,7 +17,6 @@ import spacy
 import torch
 from mlflow import MlflowClient
 
-from tests.conftest import ROOT
 from tests.workflow.project import Project
 from workflow.corpus import shards
 from workflow.corpus.predictions import predict
@@ -26,64 +25,7 @@ from workflow.engine.errors import Problem
 from workflow.files import digest
 from workflow.model import regression, scores
 from workflow.stages import finetune
-from workflow.stages.finetune import batches, make_optimizer
-
-
-@pytest.mark.parametrize("schedule", ["linear", "cosine"])
-def test_the_learning_rate_rises_then_falls_and_is_never_zero(schedule):
-    for warmup in (0, 0.1, 0.5):
-        settings = params.load(ROOT / "params.yaml").finetune.model_copy(
-            update={"learning_rate": 1.0, "warmup": warmup, "schedule": schedule}
-        )
-        optimizer = make_optimizer(settings, 100)
-        rates = []
-        for _ in range(100):
-            optimizer.step_schedules()
-            rates.append(float(optimizer.learn_rate))
-        peak = rates.index(max(rates))
-        assert min(rates) > 0 and max(rates) == pytest.approx(1.0, abs=0.011) and abs(peak - 100 * warmup) <= 1
-        assert rates[:peak] == sorted(rates[:peak]) and rates[peak:] == sorted(rates[peak:], reverse=True)
-
-
-def test_other_learning_rates():
-    """Half of the way down, a cosine is where a line is; it begins and ends flat. The head may have a rate of its own."""
-    defaults = params.load(ROOT / "params.yaml").finetune
-
-    def rates(**changes) -> list[float]:
-        settings = defaults.model_copy(update={"learning_rate": 0.5, "warmup": 0.0, **changes})
-        return list(itertools.islice(finetune.learning_rates(settings, 99), 1, 100))
-
-    linear, cosine = rates(), rates(schedule="cosine")
-    assert cosine[49] == pytest.approx(linear[49]) and cosine[5] > linear[5] and cosine[94] < linear[94]
-    assert rates(schedule="constant") == [0.5] * 99
-    assert rates(schedule="constant", head_learning_rate=2.0) == [2.0] * 99
-
-
-def test_balanced_weights_make_labels_count_alike():
-    """scikit-learn's `balanced`; for labels that do not exclude each other, PyTorch's `pos_weight`."""
-    counts = {"A": 60, "B": 30, "C": 10, "none": 0}
-    found = finetune.balanced(counts, 100, exclusive=True)
-    assert found == {"A": 100 / 4 / 60, "B": 100 / 4 / 30, "C": 2.5}
-    assert finetune.balanced(counts, 100, exclusive=False) == {"A": 40 / 60, "B": 70 / 30, "C": 9.0}
-
-
-@pytest.mark.parametrize(
-    ("settings", "head", "counts", "expected"),
-    [
-        ({"contrastive": "auto"}, "mean", [64, 64], True),
-        ({"contrastive": "auto"}, "mean", [129, 0], False),
-        ({"contrastive": "auto"}, "native", [8, 8], False),
-        ({"contrastive": "auto", "trainable": False}, "mean", [8, 8], False),
-        ({"contrastive": True}, "class_vector", [500, 500], True),
-        ({"contrastive": False}, "mean", [8, 8], False),
-    ],
-)
-def test_few_examples_are_learned_by_contrast(settings, head, counts, expected):
-    settings = params.load(ROOT / "params.yaml").finetune.model_copy(update=settings)
-    assert finetune.is_contrastive(settings, head, dict(zip("AB", counts, strict=True)), sum(counts)) is expected
-    if expected and settings.contrastive == "auto":
-        many = {str(label): 64 for label in range(100)}
-        assert not finetune.is_contrastive(settings, head, many, 6400), "most would never be seen"
+from workflow.stages.finetune import batches
 
 
 @pytest.mark.parametrize("changes", [{"trainable": False}, {"head": "native"}])
@@ -104,7 +46,7 @@ def test_by_contrast_only_the_vectors_are_trained_and_the_head_is_a_regression(f
     regression.fit_head(nlp, docs, "none")
     np.testing.assert_allclose(saved, head.linear.get_param("W"), atol=1e-4)
     dev = finetune.dev_arrays(nlp, prepared.folder / "data/wordpieces/dev", list(head.labels), lambda: False)
-    assert finetune.dev_scores(*dev, True)["dev_loss"] == pytest.approx(point["dev_loss"], abs=1e-4)
+    assert scores.on_dev(*dev, True)["dev_loss"] == pytest.approx(point["dev_loss"], abs=1e-4)
 
 
 def test_an_epoch_has_the_planned_steps_and_every_document_once(tmp_path):
@@ -258,7 +200,7 @@ def test_the_curve_is_best_where_the_rule_says():
     points = [(0.5, 0.3, 1.0), (0.6, 0.2, 1.0), (0.6, 0.2, 0.9), (0.4, 0.3, 0.8)]
     keys = ("dev_accuracy", "dev_macro_f1", "dev_loss")
     dev_curve = [dict(zip(keys, point, strict=True)) for point in points]
-    found = {select_by: finetune.best_of(dev_curve, select_by) for select_by in scores.RULES}
+    found = {select_by: scores.best_of(dev_curve, select_by) for select_by in scores.RULES}
     assert found == {"accuracy": 2, "macro_f1": 3, "log_loss": 3}
 
 

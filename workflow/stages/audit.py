@@ -1,0 +1,80 @@
+"""Find labels of train that look wrong, with models that have not learned from them. Nothing is changed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from ..corpus import shards, tasks
+from ..engine.params import Params
+from ..engine.stage import main
+from ..files import write_json
+from ..model import folds, suspicion
+from ..model.determinism import make_deterministic
+from ..model.pipeline import build
+
+SHOWN = 100  # pairs of labels in the report
+
+
+def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> None:
+    make_deterministic(params)
+    out, exclusive = outputs["audit"], params.data.exclusive
+    source = inputs["wordpieces/train"]
+    labels = shards.report(source)["labels"]
+    docs = list(shards.read(shards.files(source), build(params, inputs["weights"], []).vocab))
+    missing = 0.0 if exclusive else np.nan
+    gold = np.array([[doc.cats.get(label, missing) for label in labels] for doc in docs])
+    parts = folds.split(gold, params.audit.folds, exclusive, params.seed)
+    p = folds.METHODS[out.name](params, inputs["weights"], docs, labels, gold, parts)
+    suspects = suspicion.rank(gold, p, exclusive)
+    tasks.write(
+        (
+            tasks.task(
+                docs[found.document].text,
+                labels,
+                exclusive,
+                [label for label, given in zip(labels, gold[found.document], strict=True) if given == 1],
+                {
+                    "score": round(found.score, 6),
+                    "given": labels[found.given],
+                    "suggested": suggestion(found, gold, labels, exclusive),
+                    "row": docs[found.document].user_data[shards.ROW],
+                },
+            )
+            for found in suspects
+        ),
+        out / "suspects.jsonl",
+    )
+    wrong = suspicion.estimate(gold, p, exclusive, params.evaluate.confidence, params.seed)
+    pairs = Counter(
+        (labels[found.given], suggestion(found, gold, labels, exclusive)) for found in suspects[: _n(wrong, gold)]
+    )
+    report = {
+        "documents": len(docs),
+        "suspects": len(suspects),
+        "wrong": {key: round(value, 6) for key, value in wrong.items()},
+        "pairs": [{"given": a, "suggested": b, "count": n} for (a, b), n in pairs.most_common(SHOWN)],
+    }
+    write_json(out / "report.json", report)
+    interval = f"{wrong['low']:.1%} to {wrong['high']:.1%}"
+    print(
+        f"about {wrong['share']:.1%} of the labels of train look wrong ({interval}); {len(suspects)} documents ranked"
+    )
+
+
+def suggestion(found: suspicion.Suspect, gold: np.ndarray, labels: list[str], exclusive: bool) -> str:
+    """The label that the models prefer; if labels are not exclusive, that it applies, or does not."""
+    if exclusive:
+        return labels[found.suggested]
+    return f"not {labels[found.given]}" if gold[found.document, found.given] else labels[found.given]
+
+
+def _n(wrong: dict[str, float], gold: np.ndarray) -> int:
+    """How many of the most suspicious documents are probably wrong."""
+    return round(wrong["share"] * len(gold))
+
+
+if __name__ == "__main__":
+    main("audit", run)
