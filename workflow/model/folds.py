@@ -36,8 +36,9 @@ def split(gold: np.ndarray, n_folds: int, exclusive: bool, seed: int) -> list[Fo
     if not exclusive:
         return list(KFold(n_folds, shuffle=True, random_state=seed).split(gold))
     classes = gold.argmax(axis=1)
-    rare = np.bincount(classes)[classes] < n_folds  # they count as one class, else scikit-learn warns of each
-    return list(StratifiedKFold(n_folds, shuffle=True, random_state=seed).split(gold, np.where(rare, -1, classes)))
+    sizes = np.bincount(classes)
+    strata = np.where(sizes[classes] < n_folds, sizes.argmax(), classes)  # a rare label cannot be in each fold
+    return list(StratifiedKFold(n_folds, shuffle=True, random_state=seed).split(gold, strata))
 
 
 def by_features(

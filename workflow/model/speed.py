@@ -13,7 +13,7 @@ from ..engine.energy import Energy, metered
 from ..engine.params import Carbon
 
 ROUNDS = 3
-SECONDS = 2.0  # of a pipeline in a round, at least
+SECONDS = 1.0  # of a pipeline in a round, at least
 BATCH = 256  # documents
 
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-import spacy
 from spacy.language import Language
 from spacy.tokens import Doc
 from spacy.training import Example
@@ -22,9 +21,8 @@ def settings(params: Params, student: str) -> Learner:
     return Learner(**shared | params.distill.students[student])
 
 
-def build(language: str, labels: list[str], exclusive: bool, settings: Learner) -> Language:
-    """An untrained pipeline with one component, `textcat` or `textcat_multilabel`."""
-    nlp = spacy.blank(language)
+def add_classifier(nlp: Language, labels: list[str], exclusive: bool, settings: Learner) -> None:
+    """Add spaCy's `textcat` or `textcat_multilabel`, untrained, to a blank pipeline that may have vectors."""
     model = ARCHITECTURES[settings.architecture](settings) | {"exclusive_classes": exclusive}
     pipe = nlp.add_pipe("textcat" if exclusive else "textcat_multilabel", "textcat", config={"model": model})
     examples = []
@@ -35,17 +33,10 @@ def build(language: str, labels: list[str], exclusive: bool, settings: Learner) 
         reference.cats = {label: 1.0}
         examples.append(Example(doc, reference))
     nlp.initialize(lambda: examples)
-    return nlp
 
 
 # The model of spaCy's component, by the setting `architecture`.
 ARCHITECTURES: dict[str, Callable[[Learner], dict[str, Any]]] = {
-    "ngrams": lambda settings: {
-        "@architectures": "spacy.TextCatBOW.v3",
-        "ngram_size": settings.ngram_size,
-        "length": settings.buckets,
-        "no_output_layer": False,
-    },
     "cnn": lambda settings: {
         "@architectures": "spacy.TextCatReduce.v1",
         "use_reduce_first": False,
@@ -53,17 +44,31 @@ ARCHITECTURES: dict[str, Callable[[Learner], dict[str, Any]]] = {
         "use_reduce_max": True,
         "use_reduce_mean": True,
         "tok2vec": {
-            "@architectures": "spacy.HashEmbedCNN.v2",
-            "pretrained_vectors": None,
-            "width": 96,
-            "depth": 1,
-            "embed_size": 5000,
-            "window_size": 1,
-            "maxout_pieces": 3,
-            "subword_features": True,
+            "@architectures": "spacy.Tok2Vec.v2",
+            "embed": {
+                "@architectures": "spacy.MultiHashEmbed.v2",
+                "width": WIDTH,
+                "attrs": ["NORM"],  # small letters
+                "rows": [5000],
+                "include_static_vectors": settings.vectors > 0,
+            },
+            "encode": {
+                "@architectures": "spacy.MaxoutWindowEncoder.v2",
+                "width": WIDTH,
+                "depth": settings.depth,
+                "window_size": 1,
+                "maxout_pieces": 3,
+            },
         },
     },
+    "ngrams": lambda settings: {
+        "@architectures": "spacy.TextCatBOW.v3",
+        "ngram_size": settings.ngram_size,
+        "length": settings.buckets,
+        "no_output_layer": False,
+    },
 }
+WIDTH = 96  # of a cnn, as in spaCy
 
 
 def learn(nlp: Language, docs: list[Doc], targets: np.ndarray, settings: Learner, seed: int) -> Iterator[float]:
@@ -71,7 +76,7 @@ def learn(nlp: Language, docs: list[Doc], targets: np.ndarray, settings: Learner
 
     targets: (n_docs, n_labels), probabilities; NaN where a label is unknown.
 
-    spaCy's own `update` takes only labels that apply or do not. The gradient here is that of the cross-entropy.
+    spaCy's own `update` takes only labels that apply or do not.
     Source: Hinton et al. 2015, "Distilling the Knowledge in a Neural Network".
     """
     model, rng = nlp.get_pipe("textcat").model, random.Random(seed)
@@ -92,18 +97,25 @@ def learn(nlp: Language, docs: list[Doc], targets: np.ndarray, settings: Learner
 
 
 def _update(model: Any, docs: list[Doc], targets: np.ndarray, known: np.ndarray, optimizer: Optimizer) -> float:
+    """One step. RETURNS: the sum of the losses."""
     predicted, backpropagate = model.begin_update(docs)
-    p = np.clip(predicted, 1e-8, 1.0)
+    p = np.clip(predicted, 1e-6, 1 - 1e-6)
+    loss = -(targets * np.log(p))
+    if model.attrs["multi_label"]:
+        loss -= (1 - targets) * np.log(1 - p)
+    [gradient] = [GRADIENTS[layer.name] for layer in model.walk() if layer.name in GRADIENTS]
     optimizer.step_schedules()
-    backpropagate((predicted - targets) * known / len(docs))  # of a softmax as of a logistic function
+    backpropagate(gradient(p, targets) * known / len(docs))
     model.finish_update(optimizer)
-    return float(-(targets * np.log(p) * known).sum())
+    return float((loss * known).sum())
 
 
-def ignores_case(nlp: Language) -> bool:
-    """Whether a transformer gets the same pieces for capital letters as for small ones."""
-    tokenizer = nlp.get_pipe("trf_wordpiecer").tokenizer
-    return tokenizer.tokenize("One") == tokenizer.tokenize("one")
+# The gradient of the cross-entropy, by the layer that computes the probabilities: what it expects to be given.
+GRADIENTS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "softmax": lambda p, targets: p - targets,
+    "softmax_activation": lambda p, targets: -targets / p,
+    "logistic": lambda p, targets: (p - targets) / (p * (1 - p)),
+}
 
 
 def falling(highest: float, steps: int) -> Iterator[float]:

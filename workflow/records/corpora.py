@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..engine import dag
 from ..engine.attempt import SPENT, SUMMED
 from . import costs
 from .tracking.client import names
@@ -40,6 +42,11 @@ def merged(receipts: costs.Receipts) -> costs.Receipts:
 def shown_as(stage: str) -> str:
     """The name under which a stage is shown: of a slice, that of its corpus."""
     return stage.rsplit("_", 2)[0] if stage.startswith(STAGE) else stage
+
+
+def one_stage_each(stages: dict[str, dag.Stage]) -> dict[str, dag.Stage]:
+    """The stages with one for all slices of a corpus."""
+    return {shown_as(name): replace(stage, name=shown_as(name)) for name, stage in stages.items()}
 
 
 def figures(summary: dict[str, Any]) -> dict[str, float]:

@@ -51,7 +51,7 @@ def main() -> None:
         metrics=_json("data/comparison/metrics.json"),
         receipts=shown,
         mine=mine,
-        dag=draw_dag({corpora.shown_as(name): stage for name, stage in stages.items()}, shown, mine),
+        dag=draw_dag(corpora.one_stage_each(stages), shown, mine),
         total=costs.total(receipts.values()),
         spent=costs.total(spent),
         unfinished=costs.unfinished(spent),

@@ -20,7 +20,7 @@ from ..corpus.predictions import arrays, predict
 from ..engine.params import Params
 from ..engine.stage import main
 from ..files import write_json
-from ..model import scores, students
+from ..model import scores, students, words
 from ..model.determinism import make_deterministic
 
 Soft = list[tuple[str, list[float]]]  # texts with the probability of each label; NaN where it is unknown
@@ -34,10 +34,13 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> di
     labels = list(outcomes.classifier(teacher).labels)
     rows = labelled(teacher, inputs["wordpieces/train"], labels, settings.gold)
     rows += annotated(inputs["annotated"], labels, settings.documents, random.Random(params.seed))
-    if students.ignores_case(teacher):  # spaCy's n-grams do not
+    if settings.architecture == "ngrams" and words.ignores_case(teacher):  # which spaCy's n-grams do not
         rows += [(text.lower(), soft) for text, soft in rows if text.lower() != text]
-    nlp = students.build(params.language, labels, exclusive, settings)
+    nlp = spacy.blank(params.language)
     docs = list(nlp.tokenizer.pipe(tqdm([text for text, _ in rows], "tokenize", unit=" docs", disable=None)))
+    if settings.architecture == "cnn" and settings.vectors:
+        nlp.vocab.vectors = words.vectors_of(teacher, docs, settings.vectors)
+    students.add_classifier(nlp, labels, exclusive, settings)
     targets = np.array([soft for _, soft in rows])
     curve: list[dict[str, float]] = []
     bar = tqdm(students.learn(nlp, docs, targets, settings, params.seed), out.name, settings.epochs, disable=None)
