@@ -94,6 +94,7 @@ def with_all_stages() -> Stages:
     values["distill"]["students"]["small"] = {}
     values["audit"]["methods"] = ["features"]
     values["select"]["corpora"] = ["reviews"]
+    values["monitor"]["corpora"]["recent"] = "data/recent"
     return _loaded({PARAMS: values, SLICES: {"slices": {"reviews_00000000_00000": part}}})
 
 

@@ -20,7 +20,8 @@ COMPONENTS = [ROOT / f"src/rootstock/components/{name}.py" for name in ("wordpie
 ENTRY_POINTS = {
     "wordpiece": COMPONENTS[:1],
     **dict.fromkeys(
-        ("encode", "finetune", "evaluate", "evaluate_student", "annotate", "select", "audit", "distill"), COMPONENTS
+        ("encode", "finetune", "evaluate", "evaluate_student", "annotate", "select", "audit", "monitor", "distill"),
+        COMPONENTS,
     ),
 }
 VERSIONS = yaml.safe_load((ROOT / "workflow/versions.yaml").read_text())
@@ -117,6 +118,7 @@ WORKFLOW = {
     "stages": {"corpus", "engine", "files", "model", "records"},
     "search": {"engine", "model", "records"},
     "partition": {"corpus", "engine", "files"},
+    "monitor": {"engine", "records"},
     "predict": {"corpus", "engine", "files", "model", "records"},
 }
 

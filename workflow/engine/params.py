@@ -220,6 +220,13 @@ class Audit(_Section):
     folds: Annotated[int, Field(ge=2, le=100)]
 
 
+class Monitor(_Section):
+    corpora: dict[PointName, Annotated[str, Field(min_length=1)]]
+    significance: Fraction
+    min_accuracy: Fraction | None
+    min_agreement: Fraction | None
+
+
 class Distill(Learner):
     students: dict[PointName, Student]
 
@@ -264,6 +271,7 @@ class Params(_Section):
     annotate: Annotate
     select: Select
     audit: Audit
+    monitor: Monitor
     distill: Distill
     carbon: Carbon
     checkpoints: Checkpoints

@@ -15,7 +15,7 @@ from typing import Any
 from ..engine import dag, params
 from ..engine.attempt import SPENT, read_records
 from ..engine.errors import Problem
-from . import audits, corpora, costs, ledger, students
+from . import audits, corpora, costs, ledger, monitors, students
 from .tracking import results
 
 PAGE, TEMPLATE = Path("data/report.html"), Path(__file__).with_suffix(".html")
@@ -71,6 +71,7 @@ def main() -> None:
         corpora=corpora.found(receipts),
         students=students.found(receipts),
         audits=audits.found(receipts),
+        monitors=monitors.found(receipts),
         doubtful=_json(evaluation / "doubtful.json"),
         alignments=draw_alignments(settings, evaluation / "test.jsonl"),
     )

@@ -8,10 +8,10 @@ from typing import Any
 
 from ..engine.attempt import SPENT, read_records
 from ..engine.errors import printable
-from . import audits, corpora, costs, students
+from . import audits, corpora, costs, monitors, selections, students
 
 # Results beside those of the sweep, by what they are called: how to find them in the receipts, and to show them.
-EXTRAS = {"annotate": corpora, "student": students, "audit": audits}
+EXTRAS = {"annotate": corpora, "select": selections, "audit": audits, "monitor": monitors, "student": students}
 # By stage: the folder of its wheel, and what to say of it.
 WHEELS = {"package": ("data/package", ""), "package_weights": ("data/vectors", "  (no head: vectors only)")}
 

@@ -1,0 +1,38 @@
+"""Say what `make repro` has found in recent text: `python -m workflow.monitor [NAME ...]` exits with 3 at an alarm."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from .engine import dag
+from .engine.errors import Problem, printable
+from .records import costs, ledger, monitors
+
+ALARM = 3  # exit status; 1 is an error
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser("python -m workflow.monitor", description=__doc__)
+    parser.add_argument("names", nargs="*", help="of monitor.corpora in params.yaml; none: all of them")
+    names = parser.parse_args().names
+    try:
+        stages, receipts = dag.load(), costs.receipts()
+        wanted = [stage for stage in stages if stage.startswith(monitors.STAGE)]
+        wanted = [stage for stage in wanted if not names or stage.removeprefix(monitors.STAGE) in names]
+        if unknown := set(names) - {stage.removeprefix(monitors.STAGE) for stage in wanted}:
+            raise Problem(f"params.yaml: monitor.corpora has no {', '.join(sorted(unknown))}")
+        missing = ledger.gaps(stages, receipts)
+        if gone := {stage: missing[stage] for stage in wanted if stage in missing}:
+            raise Problem(ledger.explain(gone))
+        found = monitors.found(costs.select(receipts, wanted))
+    except Problem as problem:
+        sys.exit(f"monitor: error: {problem}")
+    for line in monitors.lines(found):
+        print(printable(line))
+    if any(facts["alarms"] for facts in found.values()):
+        sys.exit(ALARM)
+
+
+if __name__ == "__main__":
+    main()
