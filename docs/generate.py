@@ -10,6 +10,7 @@ import re
 import shutil
 import sys
 import tempfile
+from functools import cache
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -217,7 +218,21 @@ EACH = {
     "SPLIT": " One stage for each split: `train`, `dev`, `test`.",
     "POINT": " One stage for each point of `sweep` in `params.yaml`.",
     "SLICE": " One stage for each slice of the texts in `annotate.corpora` in `params.yaml`; none without them.",
+    "CORPUS": " One stage for each of `select.corpora` in `params.yaml`; none without them.",
+    "METHOD": " One stage for each of `audit.methods` in `params.yaml`; none without them.",
+    "RECENT": " One stage for each of `monitor.corpora` in `params.yaml`; none without them.",
+    "STUDENT": " One stage for each of `distill.students` in `params.yaml`; none without them.",
 }
+# What stands for the item of a stage; for a point, if it is not here.
+PLACES = {
+    **dict.fromkeys(("sentencize", "wordpiece"), "SPLIT"),
+    "annotate": "SLICE",
+    "select": "CORPUS",
+    "audit": "METHOD",
+    "monitor": "RECENT",
+    **dict.fromkeys(("distill", "evaluate_student", "package_student"), "STUDENT"),
+}
+ANY_PLACE = "SPLIT|POINT|SLICE|CORPUS|METHOD|RECENT|STUDENT"
 
 
 def _descriptions() -> dict[str, str]:
@@ -234,11 +249,11 @@ def _outs(stage: dag.Stage) -> list[str]:
 
 
 def _together(name: str, members: list[dag.Stage]) -> dag.Stage:
-    """One stage for all that dvc.yaml writes down as one: SPLIT, POINT or SLICE stands for what tells them apart."""
+    """One stage for all that dvc.yaml writes down as one; a word in capitals stands for what tells them apart."""
     items = [member.name.partition("@")[2] for member in members]
     if items == [""]:
         return members[0]
-    place = "SLICE" if name == "annotate" else "SPLIT" if set(items) == {"train", "dev", "test"} else "POINT"
+    place = PLACES.get(name, "POINT")
     found = [_replaced(member, item, place) for member, item in zip(members, items, strict=True)]
     return found[0]
 
@@ -271,8 +286,13 @@ BOX, GAP = (196, 44), (36, 34)  # pixels
 
 def drawing(stages: Stages) -> str:
     """SVG, from top to bottom. Without the arrows that a longer way stands for."""
-    chains = {name: dag.chain(stage, stages) for name, stage in stages.items()}
     needs = {name: _needs(stage, stages) for name, stage in stages.items()}
+
+    @cache
+    def chain(name: str) -> set[str]:
+        return set(needs[name]).union(*map(chain, needs[name]))
+
+    chains = {name: chain(name) for name in stages}
     rows: list[list[str]] = []
     depth: dict[str, int] = {}
     for name in sorted(stages, key=lambda name: len(chains[name])):
@@ -303,7 +323,7 @@ def drawing(stages: Stages) -> str:
                 f'<path d="M{x1} {y1} C {x1} {y1 + bend}, {x2} {y2 - bend}, {x2} {y2}" marker-end="url(#tip)"/>'
             )
     for name, stage in stages.items():
-        item = re.search(r"SPLIT|POINT|SLICE", " ".join(stage.outs))
+        item = re.search(ANY_PLACE, " ".join(stage.outs))
         title = f"{name} × {item[0].lower()}" if item else name
         out = next(iter(_outs(stage)), "")
         lines += [
@@ -317,7 +337,7 @@ def drawing(stages: Stages) -> str:
 def _needs(stage: dag.Stage, stages: Stages) -> list[str]:
     """As `dag.needs`, for stages that stand for several: data/sentences/SPLIT is part of data/sentences."""
     made = {out: other.name for other in stages.values() for out in other.outs}
-    folders = {re.sub(r"/(SPLIT|POINT|SLICE)$", "", out): name for out, name in made.items()}
+    folders = {re.sub(rf"/({ANY_PLACE})$", "", out): name for out, name in made.items()}
     found = {
         name
         for dep in stage.deps

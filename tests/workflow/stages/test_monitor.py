@@ -15,9 +15,11 @@ CORPORA = {"same": "data/recent/same.jsonl", "other": "data/recent/other.jsonl"}
 def project(finished, tmp_path_factory):
     project = finished.copy(tmp_path_factory.mktemp("monitor") / "project")
     (project.folder / "data/recent").mkdir()
-    test = [json.loads(line) for line in (project.folder / "data/few/test.jsonl").open()]
+    test, train = (
+        [json.loads(x) for x in (project.folder / f"data/few/{split}.jsonl").open()] for split in ("test", "train")
+    )
     same = [row | {"production": row["label"]} for row in test]
-    other = [{"text": f"{row['text']} Zyx wvu {i} zyx!"} for i, row in enumerate(test * 4)]
+    other = [{"text": f"{row['text']} Zyx wvu {i} zyx!"} for i, row in enumerate(train)]
     for name, rows in {"same": same, "other": other}.items():
         (project.folder / f"data/recent/{name}.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf-8")
     project.set(**{"monitor.corpora": CORPORA})
@@ -40,7 +42,7 @@ def test_the_same_text_is_no_alarm_and_other_text_is(project):
     assert same["production"]["agreement"] == pytest.approx(accuracy)
     wrong = same["production"]["differing"]
     assert len(wrong) == round(24 * (1 - accuracy)) and all(row["production"] != row["predicted"] for row in wrong)
-    assert [f["p"] < 1e-6 for f in other["findings"] if "classifier" in f["name"]] == [True]
+    assert [f["p"] < 0.001 for f in other["findings"] if "classifier" in f["name"]] == [True]
     assert {"Zyx", "wvu"} <= set(other["telling"])
     assert other["labelled"] is None and other["production"] is None
 
