@@ -9,6 +9,7 @@ import base64
 import io
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ def main() -> None:
     spent, avoided = read_records(SPENT), read_records(costs.AVOIDED)
     history = results.history(params.load().tracking.experiment)
     rows = ledger.rows_digest(evaluation, "test", settings.model_dump())
+    comparable = [run for run in history if run.get("test.sha256") == rows]
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page = environment.from_string(TEMPLATE.read_text("utf-8")).render(
         settings=settings,
@@ -60,7 +62,8 @@ def main() -> None:
         n_avoided=len(avoided),
         methods=costs.methods(receipts.values()),
         history=history,
-        history_plot=plot_history([run for run in history if run.get("test.sha256") == rows]),
+        history_plot=plot_history(comparable),
+        learning_plot=plot_learning(comparable),
         points_plot=_image(Path("data/comparison/points.png")),
         confusion=_image(evaluation / "confusion.png"),
         calibration=_image(evaluation / "calibration.png"),
@@ -127,13 +130,8 @@ def draw_dag(stages: dict[str, dag.Stage], receipts: costs.Receipts, mine: set[s
 
 def plot_history(runs: list[dict[str, Any]]) -> str:
     """SVG: test accuracy against energy, with intervals, for results on the same rows."""
-    import matplotlib
 
-    matplotlib.use("svg")
-    from matplotlib import pyplot as plt
-
-    with plt.rc_context({"svg.hashsalt": "rootstock", "font.size": 9, "text.parse_math": False}):
-        figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
+    def draw(axes: Any) -> None:
         for run in runs:
             wh, low, high = (run[name] for name in ("energy/wh", "range/energy_wh_low", "range/energy_wh_high"))
             accuracy, below, above = (
@@ -144,6 +142,46 @@ def plot_history(runs: list[dict[str, Any]]) -> str:
             axes.annotate(_label(run["name"]), (wh, accuracy), xytext=(4, 4), textcoords="offset points", fontsize=8)
         axes.set(xlabel="Wh, all stages that led to the result", ylabel="accuracy on test")
         axes.set_xlim(left=0)
+
+    return _svg(draw)
+
+
+def plot_learning(runs: list[dict[str, Any]]) -> str:
+    """SVG: test accuracy against the number of training documents, for results on the same rows; "" of a single size.
+
+    Of results with equally many documents, the best on dev stands for all.
+    """
+    best: dict[float, dict[str, Any]] = {}
+    for run in runs:
+        size = run.get("documents/train")
+        if size is not None and run["dev/accuracy"] > best.get(size, {"dev/accuracy": -1.0})["dev/accuracy"]:
+            best[size] = run
+    if len(best) < 2:
+        return ""
+
+    def draw(axes: Any) -> None:
+        sizes = sorted(best)
+        accuracy, low, high = (
+            [best[size][name] for size in sizes]
+            for name in ("test/accuracy", "range/test_accuracy_low", "range/test_accuracy_high")
+        )
+        axes.fill_between(sizes, low, high, color="#b9cfc8", alpha=0.5)
+        axes.plot(sizes, accuracy, "o-", color="#1f6f5c")
+        axes.set(xlabel="training documents", ylabel="accuracy on test")
+
+    return _svg(draw)
+
+
+def _svg(draw: Callable[[Any], None]) -> str:
+    """What a function draws on Matplotlib's axes."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot as plt
+
+    with plt.rc_context({"svg.hashsalt": "rootstock", "font.size": 9, "text.parse_math": False}):
+        figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
+        draw(axes)
         svg = io.StringIO()
         figure.savefig(svg, format="svg", metadata={"Date": None})
         plt.close(figure)

@@ -45,6 +45,7 @@ def test_tasks_are_rows_that_nobody_has_labelled(project):
 def test_labels_come_back_and_are_not_asked_for_again(project, tmp_path):
     """The round trip: only what depends on the new rows is computed, and the next rows are others."""
     labelled = project.copy(tmp_path / "project")
+    labelled.module("records.ledger")  # a result with fewer labels is on record
     answers = [task | {"accept": ["POSITIVE"], "answer": "accept"} for task in tasks(labelled)]
     with (labelled.folder / "data/few/train.jsonl").open("a") as file:
         file.write("\n" + "\n".join(map(json.dumps, answers)))
@@ -58,6 +59,9 @@ def test_labels_come_back_and_are_not_asked_for_again(project, tmp_path):
     said = labelled.module("records.ledger").stdout
     assert f"\nselect reviews: 4 of {len(TEXTS) - 4} rows to label next, by margin" in said
     assert "MLflow: select reviews: recorded run" in said
+    labelled.module("records.report")
+    page = (labelled.folder / "data/report.html").read_text()
+    assert "<h2>Learning curve</h2>" in page and "training documents" in page
 
 
 @pytest.mark.parametrize("strategy", choice.STRATEGIES)
