@@ -6,7 +6,10 @@ from collections.abc import Sequence
 
 from .report import RESULTS
 
-BENCHMARKS = ("matmul", "encode", "finetune", "sweep", "overhead", "memory", "scaling", "annotate", "audit", "quality")
+BENCHMARKS = (
+    *("matmul", "encode", "finetune", "sweep", "overhead", "memory", "scaling"),
+    *("annotate", "distill", "audit", "select", "monitor", "quality"),
+)
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
