@@ -44,6 +44,7 @@ SPELLINGS = {
 
 # From the licence files of packages whose metadata has none, or several without saying how they combine.
 BY_NAME = {
+    "cleanlab": "Apache-2.0",
     "conda-inject": "MIT",
     "docutils": "CC-PDDC AND 0BSD AND BSD-2-Clause AND BSD-3-Clause",  # its Emacs mode (GPL) is not in the package
     "huey": "MIT",
