@@ -30,7 +30,6 @@ def run(full: bool) -> Report:
             needed(found[rng.integers(0, len(found), len(found))].mean(axis=0), sizes, target) for _ in range(1000)
         ]
         low, high = np.quantile(drawn, [0.025, 0.975]) / LABELLED
-        ratio = needed(found.mean(axis=0), sizes, target) / LABELLED
         notes.append(f"{name}: {ratio:.2f} of the labels ({low:.2f} to {high:.2f}, 95 % of draws)")
     return Report("select", notes=notes)
 

@@ -104,6 +104,7 @@ def test_a_setting_of_one_student_leaves_the_others_alone(project, tmp_path):
     assert repro(other) == []
 
 
+@pytest.mark.slow
 def test_labels_that_are_not_exclusive(finished, tmp_path):
     several = finished.copy(tmp_path / "project")
     for split in ("train", "dev", "test"):

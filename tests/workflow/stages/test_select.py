@@ -42,6 +42,7 @@ def test_tasks_are_rows_that_nobody_has_labelled(project):
         assert all(isinstance(task[key], int) and abs(task[key]) < 2**31 for key in ("_input_hash", "_task_hash"))
 
 
+@pytest.mark.slow
 def test_labels_come_back_and_are_not_asked_for_again(project, tmp_path):
     """The round trip: only what depends on the new rows is computed, and the next rows are others."""
     labelled = project.copy(tmp_path / "project")
