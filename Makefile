@@ -90,7 +90,7 @@ lock: ## renew requirements.lock from the ranges in pyproject.toml, and workflow
 
 versions: # a new version of one of these packages makes the stages that use it stale
 	@{ echo "# Versions of the packages that determine results, from requirements.lock ('make lock'). Stages depend on them as DVC params."; \
-	   sed -nE 's/^(numpy|scikit-learn|scipy|spacy|spacy-alignments|thinc|tokenizers|torch|transformers)==(.*)/\1: "\2"/p' requirements.lock; } > workflow/versions.yaml
+	   sed -nE 's/^(cleanlab|numpy|scikit-learn|scipy|spacy|spacy-alignments|thinc|tokenizers|torch|transformers)==(.*)/\1: "\2"/p' requirements.lock; } > workflow/versions.yaml
 
 clean: ## remove the environment; results stay
 	@rm -rf .venv

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
-from .engine import dag
+from .engine import dag, params
 from .engine.errors import Problem, printable
+from .files import digest
 from .records import costs, ledger, monitors
 
 ALARM = 3  # exit status; 1 is an error
@@ -25,6 +27,10 @@ def main() -> None:
         missing = ledger.gaps(stages, receipts)
         if gone := {stage: missing[stage] for stage in wanted if stage in missing}:
             raise Problem(ledger.explain(gone))
+        for stage in wanted:
+            source = params.load().monitor.corpora[stage.removeprefix(monitors.STAGE)]
+            if Path(source).exists() and digest(Path(source)) != receipts[stage]["deps"].get(source):
+                raise Problem(f"{source} has changed since: `make repro` looks at it")
         found = monitors.found(costs.select(receipts, wanted))
     except Problem as problem:
         sys.exit(f"monitor: error: {problem}")

@@ -27,7 +27,7 @@ def refresh() -> None:
         ANNOTATED.mkdir(parents=True, exist_ok=True)
     before = _unless_damaged(slices.load)
     if not settings.corpora and before == {}:
-        return
+        return _retire_all_but(set())
     remembered = _unless_damaged(lambda: dict(json.loads(SEEN.read_text("utf-8")))) or {}
     seen: dict[str, Any] = {}
     found: dict[str, Slice] = {}
@@ -47,8 +47,13 @@ def refresh() -> None:
             found |= kept
     write_json(SEEN, seen)
     slices.write(found)
-    for folder in sorted(ANNOTATED.glob("*")):
-        if folder.name not in found:  # of rows that are no longer there
+    _retire_all_but(set(found))
+
+
+def _retire_all_but(slices: set[str]) -> None:
+    """Move the results of slices that are no longer there: `distill` and `select` read all that are."""
+    for folder in sorted(path for path in ANNOTATED.glob("*") if path.is_dir()):
+        if folder.name not in slices:
             retire(folder)
 
 

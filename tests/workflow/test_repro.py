@@ -195,7 +195,7 @@ def test_the_stage_stops_if_the_wheel_computes_different_vectors(project, tmp_pa
 
 def test_the_stage_stops_if_the_wheel_predicts_differently(project, tmp_path):
     from workflow.engine.errors import Problem
-    from workflow.stages.package import check
+    from workflow.model.wheels import check_predictions
 
     lines = (project.folder / "data/evaluation/base/test.jsonl").read_text().splitlines()
     row = json.loads(lines[3])
@@ -204,7 +204,8 @@ def test_the_stage_stops_if_the_wheel_predicts_differently(project, tmp_path):
     with pytest.raises(
         Problem, match="predictions of the installed en_sample_sentiment differ from evaluate's, first for"
     ):
-        check("en_sample_sentiment", project.folder / "data/package", tmp_path / "test.jsonl", 2, tmp_path)
+        wheels, predictions = project.folder / "data/package", tmp_path / "test.jsonl"
+        check_predictions("en_sample_sentiment", wheels, predictions, 128, 2, tmp_path)
 
 
 def test_a_change_of_finetune_reruns_later_stages_and_reverting_it_reruns_none(project):

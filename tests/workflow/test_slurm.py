@@ -98,6 +98,39 @@ def running(slurm, name: str) -> list[str]:
     return [line.split()[0] for line in lines if name in line]
 
 
+def test_a_corpus_in_eight_slices_with_a_killed_job(project, slurm, tiny, tmp_path):
+    """All rows once, and the same bytes as on one machine."""
+    texts = [f"The {thing} was {how}." for thing in ("soup", "room", "bus", "desk") for how in ("cold", "good")]
+    found = {}
+    for name, engine in {"slurm": project.copy(tmp_path / "slurm"), "dvc": make(tiny, tmp_path / "dvc")}.items():
+        (engine.folder / "corpus").mkdir()
+        rows = [json.dumps({"text": text, "id": i}) for i, text in enumerate(texts * 4)]
+        (engine.folder / "corpus/a.jsonl").write_text("\n".join(rows))
+        engine.set(**{"annotate.corpora": {"reviews": "corpus"}, "annotate.slice_rows": 4})
+        if name == "dvc":
+            engine.module("partition")
+            engine.call("dvc", "repro")
+        else:
+            with (engine.folder / "killed.log").open("w") as log:
+                run = subprocess.Popen(
+                    [*SNAKEMAKE, "--retries", "0", "--keep-going"],
+                    cwd=engine.folder,
+                    env=engine.environment(),
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
+                slurm.wait(lambda: running(slurm, "annotate"), "no slice is annotated", 180)
+                slurm.call("scancel", "--signal=KILL", running(slurm, "annotate")[0])
+                assert run.wait(900) != 0
+            done = snakemake(engine)
+            assert done.returncode == 0 and done.stderr.count("rule annotate_reviews_") < 8, done.stderr
+        found[name] = [path.read_bytes() for path in sorted((engine.folder / "data/annotated").glob("*/rows.jsonl.gz"))]
+    assert found["slurm"] == found["dvc"] and len(found["dvc"]) == 8
+    lines = [line for part in found["slurm"] for line in gzip.decompress(part).decode().splitlines()]
+    assert [json.loads(line)["id"] for line in lines] == list(range(32))
+
+
 def run_and_interrupt(project, slurm, interrupt) -> int:
     """Run the DAG, and call interrupt(job id) while fine-tuning runs. RETURNS: the exit status of the run."""
     with (project.folder / "interrupted.log").open("w") as log:

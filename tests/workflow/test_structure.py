@@ -35,7 +35,7 @@ UNAFFECTED = {
     "finetune": {"spacy-alignments"},  # likewise; tokenizers writes the tokenizer of the saved pipeline
     "evaluate": {"scipy", "spacy-alignments", "tokenizers"},  # scipy compares models, which this stage does not
     "evaluate_student": {"scipy", "spacy-alignments", "tokenizers"},  # likewise
-    "distill": {"scipy", "spacy-alignments", "tokenizers"},  # likewise
+    "distill": {"scipy"},  # likewise
     "audit": {"spacy-alignments"},  # the pieces are given
     "package_student": {"spacy-alignments", "tokenizers", "transformers", "torch"},  # a student needs none of them
     "compare": {"numpy"},  # it only ranks and copies metrics of evaluate
@@ -118,7 +118,7 @@ WORKFLOW = {
     "stages": {"corpus", "engine", "files", "model", "records"},
     "search": {"engine", "model", "records"},
     "partition": {"corpus", "engine", "files"},
-    "monitor": {"engine", "records"},
+    "monitor": {"engine", "files", "records"},
     "predict": {"corpus", "engine", "files", "model", "records"},
 }
 

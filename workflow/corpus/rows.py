@@ -471,6 +471,17 @@ def _labels(record: dict[str, Any], exclusive: bool) -> tuple[dict[str, bool], b
     return {label: True}, exclusive or "answer" not in record
 
 
+def labels_of(columns: dict[str, Any], exclusive: bool) -> tuple[dict[str, bool], bool] | None:
+    """What the columns of an unlabelled row say of labels, if it has some: each label, and whether others are false."""
+    lists = {name: columns[name].split("|") for name in ("labels", "accept") if isinstance(columns.get(name), str)}
+    present = {name: value for name, value in (columns | lists).items() if value is not None}
+    try:
+        labels, complete = _labels(present, exclusive)
+    except (BadRow, NotAccepted):
+        return None
+    return (labels, complete) if not exclusive or sum(labels.values()) == 1 else None
+
+
 def _cats(cats: Any) -> dict[str, bool]:
     """spaCy's labels of a row: {"A": 1.0, "B": 0.0}. What is null, as in a table, is unknown."""
     said = {k: v for k, v in cats.items() if v is not None} if isinstance(cats, dict) else {"": cats}

@@ -6,6 +6,7 @@ annotated. workflow/slices.yaml lists the slices, and dvc.yaml makes a stage of 
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import os
@@ -20,6 +21,7 @@ from ..engine.errors import Problem
 from . import rows
 
 LIST = Path("workflow/slices.yaml")
+ANNOTATED = "rows.jsonl.gz"  # of a slice: its rows with what is predicted
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,18 @@ def _content(parse: Callable[[], dict[str, Any]] | None) -> bytes:
         return repr(parse and parse()).encode("utf-8", "surrogatepass")
     except rows.BadRow:  # whose words depend on Python's version
         return b"a bad row"
+
+
+def annotated(folder: Path, corpus: str | None = None) -> list[Path]:
+    """The folders of annotated slices, of all corpora or of one."""
+    parts = sorted(path for path in folder.glob("*_*_*") if path.is_dir())
+    return [part for part in parts if corpus is None or part.name.rsplit("_", 2)[0] == corpus]
+
+
+def annotated_rows(part: Path) -> Iterator[dict[str, Any]]:
+    """The rows that `annotate` has left for a slice."""
+    with gzip.open(part / ANNOTATED, "rt", encoding="utf-8") as file:
+        yield from map(json.loads, file)
 
 
 def write(slices: dict[str, Slice]) -> None:

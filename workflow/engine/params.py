@@ -352,6 +352,9 @@ def check(with_git: bool = False) -> None:
         if settings.package.name == settings.package_weights.name:
             name = settings.package.name
             raise Problem(f"params.yaml: package.name and package_weights.name are both {name!r}: two wheels, one name")
+        for corpus in settings.select.corpora:
+            if corpus not in settings.annotate.corpora:
+                raise Problem(f"params.yaml: select.corpora has {corpus!r}, but annotate.corpora has not")
         if with_git:
             _check_git()
     except Problem as problem:
@@ -362,7 +365,10 @@ def _check_folders(settings: Params) -> None:
     """Raises Problem unless data.folder exists, and no stage writes into it or around it, or around path:WEIGHTS."""
     scheme, _, weights = settings.weights.source.partition(":")
     written = {Path(*Path(out).parts[:2]) for stage in dag.load().values() for out in stage.outs}  # such as data/model
-    for key, folder in {"data.folder": settings.data.folder, "weights.source": weights}.items():
+    read = {"data.folder": settings.data.folder, "weights.source": weights}
+    for section, corpora in {"annotate": settings.annotate.corpora, "monitor": settings.monitor.corpora}.items():
+        read |= {f"{section}.corpora.{name}": source for name, source in corpora.items()}
+    for key, folder in read.items():
         if key == "weights.source" and scheme != "path":
             continue
         try:

@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 TELLING = 15  # words that tell recent texts from those of test
-FOLDS = 5  # of the classifier that tells them apart
-TAIL = 0.95  # quantile of test beyond which a text is odd
+TAIL = 0.97  # quantile of test beyond which a text is odd
 
 
 class Sample(NamedTuple):
@@ -116,14 +115,14 @@ def _fisher(test: np.ndarray, recent: np.ndarray) -> float:
 
 
 def _told_apart(test: Sample, recent: Sample, seed: int) -> tuple[float, float, list[str]]:
-    """How well a classifier of words tells recent documents from those of test, none of which it has learned from.
+    """How well a classifier of words, which has learned from half of the documents, tells the others apart.
 
     RETURNS: area under the ROC curve, p-value (Mann and Whitney's test, one side), the most telling words.
     """
     from scipy.stats import mannwhitneyu
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+    from sklearn.model_selection import train_test_split
     from sklearn.pipeline import make_pipeline
 
     documents = np.array([*test.words, *recent.words], dtype=object)
@@ -132,9 +131,10 @@ def _told_apart(test: Sample, recent: Sample, seed: int) -> tuple[float, float, 
         TfidfVectorizer(analyzer=_as_they_are, sublinear_tf=True),
         LogisticRegression(class_weight="balanced", max_iter=1000),
     )
-    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
-    p = cross_val_predict(model, documents, is_recent, cv=folds, method="predict_proba")[:, 1]
-    sides = p[is_recent == 1], p[is_recent == 0]
+    # Scores of several folds would depend on each other, and the test expects that they do not.
+    learned, judged = train_test_split(np.arange(len(documents)), test_size=0.5, stratify=is_recent, random_state=seed)
+    p = model.fit(documents[learned], is_recent[learned]).predict_proba(documents[judged])[:, 1]
+    sides = p[is_recent[judged] == 1], p[is_recent[judged] == 0]
     result = mannwhitneyu(*sides, alternative="greater")
     model.fit(documents, is_recent)
     names = model[0].get_feature_names_out()

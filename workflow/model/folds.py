@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -48,82 +48,87 @@ def by_features(
 
     Each finds mistakes that the other has learned by heart. RETURNS: (n_docs, n_labels)
     """
-    texts = np.array([doc.text for doc in docs], dtype=object)
-    views: dict[Callable[[], Any], np.ndarray] = {
-        _on_vectors: vectors.of_docs(build(params, weights, []), tqdm(docs, "vectors", unit=" docs", disable=None)),
-        _on_words: texts,
-    }
-    return np.mean([_predict(make, x, gold, folds, params.data.exclusive) for make, x in views.items()], axis=0)
-
-
-def _on_vectors() -> Any:
-    from sklearn.linear_model import LogisticRegression
-
-    return LogisticRegression(max_iter=MOST_STEPS)
-
-
-def _on_words() -> Any:
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-
-    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\S+")
-    return make_pipeline(words, LogisticRegression(C=3.0, max_iter=MOST_STEPS))
-
-
-MOST_STEPS = 1000
-
-
-def _predict(
-    make: Callable[[], Any], x: np.ndarray, gold: np.ndarray, folds: list[Fold], exclusive: bool
-) -> np.ndarray:
-    """Out-of-fold probabilities of a classifier of scikit-learn's. RETURNS: (n_docs, n_labels)"""
+    words = np.array([doc.text for doc in docs], dtype=object)
+    frozen = vectors.of_docs(build(params, weights, []), tqdm(docs, "vectors", unit=" docs", disable=None))
     p = np.zeros(gold.shape)
     for learned, predicted in folds:
-        if exclusive:
-            p[predicted] = _fit(make, x, gold.argmax(axis=1), learned, predicted, gold.shape[1])
-            continue
-        for label, column in enumerate(gold.T):
-            known = learned[~np.isnan(column[learned])]
-            p[predicted, label] = _fit(make, x, column, known, predicted, 2)[:, 1]
+        for x, strength in ((frozen, 1.0), (_counted(words, learned), 3.0)):
+            p[predicted] += _regression(x, strength, gold, learned, predicted, params.data.exclusive) / 2
+    return p
+
+
+def _counted(words: np.ndarray, learned: np.ndarray) -> Any:
+    """TF-IDF of words and of pairs of words that occur in the documents to learn from. Sparse: (n_docs, any)"""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\S+")
+    return vectorizer.fit(words[learned]).transform(words)
+
+
+def _regression(
+    x: Any, strength: float, gold: np.ndarray, learned: np.ndarray, predicted: np.ndarray, exclusive: bool
+) -> np.ndarray:
+    """Probabilities (n_predicted, n_labels). strength: the inverse of the regularization's."""
+    if exclusive:
+        return _fit(x, strength, gold.argmax(axis=1), learned, predicted, gold.shape[1])
+    p = np.zeros((len(predicted), gold.shape[1]))
+    for label, column in enumerate(gold.T):
+        known = learned[~np.isnan(column[learned])]
+        p[:, label] = _fit(x, strength, column, known, predicted, 2)[:, 1]
     return p
 
 
 def _fit(
-    make: Callable[[], Any], x: np.ndarray, classes: np.ndarray, learned: np.ndarray, predicted: np.ndarray, n: int
+    x: Any, strength: float, classes: np.ndarray, learned: np.ndarray, predicted: np.ndarray, n: int
 ) -> np.ndarray:
     """Probabilities (n_predicted, n) of classes 0 to n - 1. A class that no document has gets none."""
+    from sklearn.linear_model import LogisticRegression
+
     present = np.unique(classes[learned]).astype(int)
     p = np.zeros((len(predicted), n))
     if len(present) > 1:
-        p[:, present] = make().fit(x[learned], classes[learned].astype(int)).predict_proba(x[predicted])
+        model = LogisticRegression(C=strength, max_iter=MOST_STEPS).fit(x[learned], classes[learned].astype(int))
+        p[:, present] = model.predict_proba(x[predicted])
     else:
         p[:, present if len(present) else slice(n)] = 1 / max(1, len(present) or n)
     return p
 
 
+MOST_STEPS = 1000
+
+
 def by_finetuning(
     params: Params, weights: Path, docs: list[Doc], labels: list[str], gold: np.ndarray, folds: list[Fold]
 ) -> np.ndarray:
-    """A fine-tuning for each fold, with the settings of `finetune`, to its last step. RETURNS: (n_docs, n_labels)"""
-    p = np.zeros(gold.shape)
+    """A fine-tuning for each fold, with the settings of `finetune`, to its last step. RETURNS: (n_docs, n_labels)
+
+    Raises Problem if one of them diverges.
+    """
+    p, settings = np.zeros(gold.shape), params.finetune
+    if settings.contrastive == "auto":  # a fold must not be trained in another way because it is smaller
+        counts = dict(zip(labels, np.nansum(gold, axis=0).astype(int).tolist(), strict=True))
+        head = build(params, weights, labels).get_pipe("trf_textcat").head
+        decided = recipe.is_contrastive(settings, head, counts, len(gold))
+        settings = settings.model_copy(update={"contrastive": decided})
     for number, (learned, predicted) in enumerate(folds, 1):
         spacy.util.fix_random_seed(params.seed)
         nlp = build(params, weights, labels)
         textcat, known = nlp.get_pipe("trf_textcat"), [docs[i] for i in learned]
         counts = dict(zip(labels, np.nansum(gold[learned], axis=0).astype(int).tolist(), strict=True))
-        optimizer, steps = recipe.begin(textcat, params.finetune, counts, len(known))
-        batches = _batches(known, params.finetune.batch_size, random.Random(params.seed))
+        optimizer, steps = recipe.begin(textcat, settings, counts, len(known))
+        batches = _batches(known, settings.batch_size, random.Random(params.seed))
         for batch in tqdm(islice(batches, steps), f"fold {number}", steps, unit=" steps", disable=None):
             optimizer.step_schedules()
             examples = [Example(vectors.detached(doc), doc) for doc in batch]
-            nlp.update(examples, drop=params.finetune.dropout, sgd=optimizer)
+            nlp.update(examples, drop=settings.dropout, sgd=optimizer)
         if textcat.contrastive:
-            fit_head(nlp, map(vectors.detached, known), params.finetune.class_weights)
+            fit_head(nlp, map(vectors.detached, known), settings.class_weights)
         for i, doc in zip(
             predicted, nlp.pipe((vectors.detached(docs[i]) for i in predicted), batch_size=vectors.BATCH), strict=True
         ):
             p[i] = [doc.cats[label] for label in labels]
+        if not np.isfinite(p).all():
+            raise Problem(f"fold {number}: the fine-tuning has diverged: lower finetune.learning_rate")
     return p
 
 

@@ -83,21 +83,20 @@ def learn(nlp: Language, docs: list[Doc], targets: np.ndarray, settings: Learner
     order = list(range(len(docs)))
     rates = falling(settings.learning_rate, settings.epochs * -(-len(docs) // settings.batch_size))
     optimizer = Adam(rates, L2=0.0, grad_clip=1.0, use_averages=False)
-    known = ~np.isnan(targets)
-    targets = np.nan_to_num(targets).astype("float32")
     for _ in range(settings.epochs):
         rng.shuffle(order)
         set_dropout_rate(model, settings.dropout)
         loss = 0.0
         for start in range(0, len(order), settings.batch_size):
             batch = order[start : start + settings.batch_size]
-            loss += _update(model, [docs[i] for i in batch], targets[batch], known[batch], optimizer)
+            loss += _update(model, [docs[i] for i in batch], targets[batch], optimizer)
         set_dropout_rate(model, 0.0)
         yield loss / len(docs)
 
 
-def _update(model: Any, docs: list[Doc], targets: np.ndarray, known: np.ndarray, optimizer: Optimizer) -> float:
+def _update(model: Any, docs: list[Doc], targets: np.ndarray, optimizer: Optimizer) -> float:
     """One step. RETURNS: the sum of the losses."""
+    known, targets = ~np.isnan(targets), np.nan_to_num(targets)
     predicted, backpropagate = model.begin_update(docs)
     p = np.clip(predicted, 1e-6, 1 - 1e-6)
     loss = -(targets * np.log(p))

@@ -40,14 +40,19 @@ def rank(gold: np.ndarray, p: np.ndarray, exclusive: bool) -> list[Suspect]:
 
 
 def estimate(gold: np.ndarray, p: np.ndarray, exclusive: bool, confidence: float, seed: int) -> dict[str, float]:
-    """The share of labels that are wrong, with a percentile interval over documents drawn with replacement."""
+    """The share of labels that are wrong, with a percentile interval over documents drawn with replacement.
+
+    RETURNS: `share`, `low`, `high`, and `n`, how many are wrong.
+    """
     rng, n = np.random.default_rng(seed), len(gold)
-    drawn = [_share(gold[rows], p[rows], exclusive) for rows in rng.integers(0, n, (RESAMPLES, n))]
+    drawn = [_wrong(gold[rows], p[rows], exclusive)[0] for rows in rng.integers(0, n, (RESAMPLES, n))]
     low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return {"share": _share(gold, p, exclusive), "low": float(low), "high": float(high)}
+    share, n_wrong = _wrong(gold, p, exclusive)
+    return {"share": share, "low": float(low), "high": float(high), "n": n_wrong}
 
 
-def _share(gold: np.ndarray, p: np.ndarray, exclusive: bool) -> float:
+def _wrong(gold: np.ndarray, p: np.ndarray, exclusive: bool) -> tuple[float, int]:
+    """The share of labels that are wrong, and how many."""
     from cleanlab.count import num_label_issues
 
     wrong = total = 0
@@ -58,7 +63,7 @@ def _share(gold: np.ndarray, p: np.ndarray, exclusive: bool) -> float:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # that a class has few documents
                 wrong += num_label_issues(compact, _normalized(probabilities[:, present]))
-    return wrong / max(1, total)
+    return wrong / max(1, total), int(wrong)
 
 
 def _problems(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from itertools import islice
 from pathlib import Path
@@ -16,14 +15,10 @@ LISTED = 20  # suspects in the report
 
 def found(receipts: costs.Receipts) -> dict[str, dict[str, Any]]:
     """By method: what its report says, and its first suspects."""
-    audits = {}
-    for stage in (stage for stage in receipts if stage.startswith(STAGE)):
-        method = stage.removeprefix(STAGE)
-        facts = json.loads((FOLDER / method / "report.json").read_text("utf-8"))
+    audits = dict(costs.reports(receipts, STAGE, FOLDER))
+    for method, facts in audits.items():
         with (FOLDER / method / "suspects.jsonl").open(encoding="utf-8") as file:
             facts["first"] = [json.loads(line) for line in islice(file, LISTED)]
-        outs = json.dumps(receipts[stage]["outs"], sort_keys=True)
-        audits[method] = facts | {"sha256": hashlib.sha256(outs.encode()).hexdigest()}
     return audits
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,15 @@ def receipts() -> Receipts:
     """
     complete = [name for name, stage in dag.load().items() if all(Path(out).exists() for out in stage.outs)]
     return {name: read_receipt(name) for name in complete}
+
+
+def reports(receipts: Receipts, prefix: str, folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """For each stage with this prefix, such as `audit@`: its item, and its report.json with a digest of its results."""
+    for stage in (stage for stage in receipts if stage.startswith(prefix)):
+        item = stage.removeprefix(prefix)
+        outs = json.dumps(receipts[stage]["outs"], sort_keys=True)
+        facts = json.loads((folder / item / "report.json").read_text("utf-8"))
+        yield item, facts | {"sha256": hashlib.sha256(outs.encode()).hexdigest()}
 
 
 def select(receipts: Receipts, stages: Iterable[str]) -> Receipts:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +13,8 @@ STAGE, FOLDER = "monitor@", Path("data/monitor")
 
 def found(receipts: costs.Receipts) -> dict[str, dict[str, Any]]:
     """By name: what the stage's report says, and `alarms`, in words, by the limits of today."""
-    limits, monitors = params.load().monitor, {}
-    for stage in (stage for stage in receipts if stage.startswith(STAGE)):
-        name = stage.removeprefix(STAGE)
-        facts = json.loads((FOLDER / name / "report.json").read_text("utf-8"))
-        outs = json.dumps(receipts[stage]["outs"], sort_keys=True)
-        facts["alarms"] = _alarms(facts, limits)
-        monitors[name] = facts | {"sha256": hashlib.sha256(outs.encode()).hexdigest()}
-    return monitors
+    limits = params.load().monitor
+    return {name: facts | {"alarms": _alarms(facts, limits)} for name, facts in costs.reports(receipts, STAGE, FOLDER)}
 
 
 def _alarms(report: dict[str, Any], limits: params.Monitor) -> list[str]:
@@ -32,13 +24,15 @@ def _alarms(report: dict[str, Any], limits: params.Monitor) -> list[str]:
         if finding["p"] < limits.significance
     ]
     accuracy, kind = (report["labelled"] or report["estimated"]), "real" if report["labelled"] else "estimated"
-    if limits.min_accuracy is not None and accuracy["accuracy"] < limits.min_accuracy:
-        found.append(f"{kind} accuracy {accuracy['accuracy']:.3f} is below monitor.min_accuracy, {limits.min_accuracy}")
-    agreement = (report["production"] or {"agreement": 1.0})["agreement"]
-    if limits.min_agreement is not None and agreement < limits.min_agreement:
-        found.append(
-            f"agreement with production {agreement:.3f} is below monitor.min_agreement, {limits.min_agreement}"
-        )
+    if limits.min_accuracy is not None and accuracy["high"] < limits.min_accuracy:
+        said = f"{kind} accuracy {accuracy['accuracy']:.3f} ({accuracy['low']:.3f} to {accuracy['high']:.3f})"
+        found.append(f"{said} is below monitor.min_accuracy, {limits.min_accuracy}")
+    production = report["production"]
+    if limits.min_agreement is not None and production is None:
+        found.append("monitor.min_agreement is set, but no row has a column `production`, or labels are not exclusive")
+    elif limits.min_agreement is not None and production["agreement"] < limits.min_agreement:
+        agreement = f"agreement with production {production['agreement']:.3f}"
+        found.append(f"{agreement} is below monitor.min_agreement, {limits.min_agreement}")
     return found
 
 

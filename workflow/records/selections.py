@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +12,7 @@ STAGE, FOLDER = "select@", Path("data/select")
 
 def found(receipts: costs.Receipts) -> dict[str, dict[str, Any]]:
     """By corpus: what the stage's report says."""
-    selections = {}
-    for stage in (stage for stage in receipts if stage.startswith(STAGE)):
-        corpus = stage.removeprefix(STAGE)
-        facts = json.loads((FOLDER / corpus / "report.json").read_text("utf-8"))
-        outs = json.dumps(receipts[stage]["outs"], sort_keys=True)
-        selections[corpus] = facts | {"sha256": hashlib.sha256(outs.encode()).hexdigest()}
-    return selections
+    return dict(costs.reports(receipts, STAGE, FOLDER))
 
 
 def figures(facts: dict[str, Any]) -> dict[str, float]:

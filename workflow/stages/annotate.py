@@ -18,7 +18,7 @@ from ..engine.stage import main
 from ..files import write_json
 from ..model import predictor
 
-ROWS, REPORT = "rows.jsonl.gz", "report.json"
+REPORT = "report.json"
 STEPS = 20  # of the histogram of confidence
 
 
@@ -38,7 +38,10 @@ def annotate(part: Slice, model: Path, params: Params, out: Path) -> dict[str, A
     counts: Counter[str] = Counter()
     labels: Counter[str] = Counter()
     confidence = [0] * STEPS
-    with (out / ROWS).open("wb") as raw, gzip.GzipFile("", "wb", compresslevel=6, fileobj=raw, mtime=0) as file:
+    with (
+        (out / slices.ANNOTATED).open("wb") as raw,
+        gzip.GzipFile("", "wb", compresslevel=6, fileobj=raw, mtime=0) as file,
+    ):
         for record, outcome in tqdm(predicted, out.name, part.rows, unit=" docs", disable=None):
             file.write(f"{record.line(outcome)}\n".encode())
             counts.update(documents=1, words=len(record.text.split()))

@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import spacy
 
 from ..corpus import shards, tasks
 from ..engine.params import Params
@@ -13,7 +14,6 @@ from ..engine.stage import main
 from ..files import write_json
 from ..model import folds, suspicion
 from ..model.determinism import make_deterministic
-from ..model.pipeline import build
 
 SHOWN = 100  # pairs of labels in the report
 
@@ -23,7 +23,7 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
     out, exclusive = outputs["audit"], params.data.exclusive
     source = inputs["wordpieces/train"]
     labels = shards.report(source)["labels"]
-    docs = list(shards.read(shards.files(source), build(params, inputs["weights"], []).vocab))
+    docs = list(shards.read(shards.files(source), spacy.blank(params.language).vocab))
     missing = 0.0 if exclusive else np.nan
     gold = np.array([[doc.cats.get(label, missing) for label in labels] for doc in docs])
     parts = folds.split(gold, params.audit.folds, exclusive, params.seed)
@@ -35,10 +35,10 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
                 docs[found.document].text,
                 labels,
                 exclusive,
-                [label for label, given in zip(labels, gold[found.document], strict=True) if given == 1],
+                [label for label, value in zip(labels, gold[found.document], strict=True) if value == 1],
                 {
                     "score": round(found.score, 6),
-                    "given": labels[found.given],
+                    "given": given(found, gold, labels, exclusive),
                     "suggested": suggestion(found, gold, labels, exclusive),
                     "row": docs[found.document].user_data[shards.ROW],
                 },
@@ -49,12 +49,13 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
     )
     wrong = suspicion.estimate(gold, p, exclusive, params.evaluate.confidence, params.seed)
     pairs = Counter(
-        (labels[found.given], suggestion(found, gold, labels, exclusive)) for found in suspects[: _n(wrong, gold)]
+        (given(found, gold, labels, exclusive), suggestion(found, gold, labels, exclusive))
+        for found in suspects[: round(wrong["n"])]
     )
     report = {
         "documents": len(docs),
         "suspects": len(suspects),
-        "wrong": {key: round(value, 6) for key, value in wrong.items()},
+        "wrong": {key: round(wrong[key], 6) for key in ("share", "low", "high")},
         "pairs": [{"given": a, "suggested": b, "count": n} for (a, b), n in pairs.most_common(SHOWN)],
     }
     write_json(out / "report.json", report)
@@ -64,16 +65,17 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
     )
 
 
+def given(found: suspicion.Suspect, gold: np.ndarray, labels: list[str], exclusive: bool) -> str:
+    """The label that looks wrong; if labels are not exclusive, that it applies, or does not."""
+    applies = exclusive or gold[found.document, found.given]
+    return labels[found.given] if applies else f"not {labels[found.given]}"
+
+
 def suggestion(found: suspicion.Suspect, gold: np.ndarray, labels: list[str], exclusive: bool) -> str:
     """The label that the models prefer; if labels are not exclusive, that it applies, or does not."""
     if exclusive:
         return labels[found.suggested]
     return f"not {labels[found.given]}" if gold[found.document, found.given] else labels[found.given]
-
-
-def _n(wrong: dict[str, float], gold: np.ndarray) -> int:
-    """How many of the most suspicious documents are probably wrong."""
-    return round(wrong["share"] * len(gold))
 
 
 if __name__ == "__main__":

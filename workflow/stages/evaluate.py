@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import spacy
 from spacy.language import Language
+from thinc.api import require_cpu
 from tqdm import tqdm
 
 from rootstock import outcomes
@@ -30,6 +31,8 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
     make_deterministic(params)
     model, evaluation = ("student", "student_evaluation") if "student" in inputs else ("model", "evaluation")
     out, exclusive = outputs[evaluation], params.data.exclusive
+    if model == "student":
+        require_cpu()  # where a student runs
     nlp = spacy.load(inputs[model] / "pipeline")
     textcat = outcomes.classifier(nlp)
     labels = list(textcat.labels)

@@ -182,7 +182,8 @@ def train(
     print(f"best after step {best['step']}: dev accuracy {best['dev_accuracy']:.4f}")
     if now.end:
         print(f"stopped after {now.step} of {steps} steps: {now.end}")
-    return {"mlflow_run": now.mlflow_run, "steps": now.step, "steps_planned": steps, "ended_early": now.end}
+    steps_done = {"steps": now.step, "steps_planned": steps, "ended_early": now.end}
+    return {"mlflow_run": now.mlflow_run, "documents": n_train, **steps_done}
 
 
 def continued(checkpoints: Checkpoints, nlp: Language, optimizer: Optimizer) -> Progress | None:

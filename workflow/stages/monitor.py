@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,10 +33,11 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
     make_deterministic(params)
     out, level = outputs["monitor"], params.evaluate.confidence
     tally = Tally()
-    records = list(read(Path(params.monitor.corpora[out.name]), params, tally))
+    records, n_rows = drawn(read(Path(params.monitor.corpora[out.name]), params, tally), params.seed)
     if len(records) < LEAST:
         raise Problem(f"monitor.corpora.{out.name} has {len(records)} rows: {LEAST} or more are needed")
     nlp = spacy.load(inputs["best"] / "pipeline")
+    nlp.max_length = sys.maxsize  # the limit is meant for parsers
     textcat = outcomes.classifier(nlp)
     labels = list(textcat.labels)
     thresholds = np.array([outcomes.threshold_of(textcat, label) for label in labels])
@@ -56,14 +59,15 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
     known = {word for doc in _split(inputs, "train", nlp) for word in _words(doc)}
     findings, telling = drift.compare(test, recent, known, labels, params.seed)
     test_right = scores.correct(gold, test.decided)
-    confident = [_confidence(side.scores, exclusive) for side in (test, recent)]
+    confident = [_confidence(side, exclusive) for side in (test, recent)]
     estimated = drift.estimated_accuracy(confident[0], test_right, confident[1], level, params.seed)
     report: dict[str, Any] = {
+        "rows": n_rows,
         "documents": len(records),
         "skipped": tally.skipped,
         "test_accuracy": round(float(test_right.mean()), 6),
         "estimated": {key: round(value, 6) for key, value in estimated.items()},
-        "labelled": labelled(records, recent, labels, level),
+        "labelled": labelled(records, recent, labels, exclusive, level),
         "production": beside_production(records, recent, labels) if exclusive else None,
         "findings": [finding._asdict() for finding in findings],
         "telling": telling,
@@ -72,7 +76,19 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
     print(f"{len(records)} documents; estimated accuracy {estimated['accuracy']:.3f}, on test {test_right.mean():.3f}")
 
 
-LEAST = 20  # rows, of which anything can be said
+LEAST, MOST = 20, 20_000  # rows: of fewer nothing can be said; of more, some are drawn, so that they fit in memory
+
+
+def drawn(records: Iterator[Record], seed: int) -> tuple[list[Record], int]:
+    """At most MOST of the records, at random, in their order; and how many there are."""
+    rng, n = random.Random(seed), 0
+    kept: list[tuple[int, Record]] = []
+    for n, record in enumerate(records, 1):
+        if len(kept) < MOST:
+            kept.append((n, record))
+        elif (place := rng.randrange(n)) < MOST:
+            kept[place] = (n, record)
+    return [record for _, record in sorted(kept, key=lambda pair: pair[0])], n
 
 
 def read(source: Path, params: Params, tally: Tally) -> Iterator[Record]:
@@ -89,19 +105,26 @@ def _words(doc: Doc) -> list[str]:
     return [token.text for token in doc if not token.is_space]
 
 
-def _confidence(p: np.ndarray, exclusive: bool) -> np.ndarray:
-    """How probable it is that a document is predicted correctly, if the probabilities are calibrated."""
-    return p.max(axis=1) if exclusive else np.where(p >= 0.5, p, 1 - p).prod(axis=1)
+def _confidence(side: drift.Sample, exclusive: bool) -> np.ndarray:
+    """How probable it is that each document is predicted correctly, if the probabilities are calibrated."""
+    if exclusive:
+        return side.scores.max(axis=1)
+    return np.where(side.decided, side.scores, 1 - side.scores).prod(axis=1)
 
 
-def labelled(records: list[Record], recent: drift.Sample, labels: list[str], level: float) -> dict[str, Any] | None:
+def labelled(
+    records: list[Record], recent: drift.Sample, labels: list[str], exclusive: bool, level: float
+) -> dict[str, Any] | None:
     """The accuracy on the rows that have a label; None if there are none."""
     right = []
     for record, decided in zip(records, recent.decided, strict=True):
-        given = record.columns.get("label", record.columns.get("labels"))
-        if isinstance(given, (str, list)):
-            named = {given} if isinstance(given, str) else set(given)
-            right.append({label for label, is_in in zip(labels, decided, strict=True) if is_in} == named)
+        if said := rows.labels_of(record.columns, exclusive):
+            given, complete = said
+            predicted = {label for label, is_in in zip(labels, decided, strict=True) if is_in}
+            true = {label for label, applies in given.items() if applies}
+            right.append(
+                true == predicted if complete else all((label in predicted) == is_in for label, is_in in given.items())
+            )
     if not right:
         return None
     low, high = scores.wilson(sum(right), len(right), level)
@@ -113,7 +136,7 @@ def beside_production(records: list[Record], recent: drift.Sample, labels: list[
     differing, total = [], 0
     for record, p in zip(records, recent.scores, strict=True):
         theirs = record.columns.get(PRODUCTION)
-        if theirs in labels:
+        if theirs:  # also a label that the model does not know
             total += 1
             ours = labels[int(p.argmax())]
             if ours != theirs:

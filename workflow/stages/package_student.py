@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import spacy
+from thinc.api import require_cpu
 
 from ..corpus.predictions import BATCH
 from ..engine.params import Params
@@ -24,7 +25,8 @@ TIMED = 500  # test documents
 
 
 def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> dict[str, Any]:
-    make_deterministic(params.model_copy(update={"threads": 1}))  # both are measured on one core
+    make_deterministic(params.model_copy(update={"threads": 1}))
+    require_cpu()  # both are measured on one core
     out = outputs["student_package"]
     best = json.loads((inputs["comparison"] / "best.json").read_text("utf-8"))["point"]
     models = {"teacher": inputs["best"] / "pipeline", "student": inputs["student"] / "pipeline"}

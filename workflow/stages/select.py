@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
-import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from spacy.vocab import Vocab
 
-from ..corpus import shards, tasks
+from ..corpus import shards, slices, tasks
 from ..engine.params import Params
 from ..engine.stage import main
 from ..files import write_json
@@ -24,9 +22,9 @@ Place = tuple[Path, int]  # a slice, and a line of it
 def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> None:
     make_deterministic(params)
     out, settings = outputs["select"], params.select
-    known = labelled(inputs["wordpieces"], params, inputs["weights"])
-    places, margins = candidates(inputs["annotated"], out.name, known)
     nlp = build(params, inputs["weights"], [])
+    known = labelled(inputs["wordpieces"], nlp.vocab)
+    places, margins = candidates(inputs["annotated"], out.name, known)
 
     def vectors_of(rows: np.ndarray) -> np.ndarray:
         found = read([places[i] for i in rows])
@@ -54,17 +52,16 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
     print(f"{len(found)} of {len(places)} rows that are not labelled yet, by {settings.by}: {out / 'tasks.jsonl'}")
 
 
-def labelled(folder: Path, params: Params, weights: Path) -> set[int]:
+def labelled(folder: Path, vocab: Vocab) -> set[int]:
     """Hashes of the texts of train, dev and test."""
-    vocab = build(params, weights, []).vocab
     return {hash(doc.text) for split in shards.SPLITS for doc in shards.read(shards.files(folder / split), vocab)}
 
 
 def candidates(folder: Path, corpus: str, known: set[int]) -> tuple[list[Place], np.ndarray]:
     """The rows of an annotated corpus that are not labelled yet, each text once, and their margins."""
     places, margins, seen = [], [], set(known)
-    for part in sorted(path for path in folder.glob(f"{corpus}_*_*") if path.name.rsplit("_", 2)[0] == corpus):
-        for number, row in enumerate(_rows(part)):
+    for part in slices.annotated(folder, corpus):
+        for number, row in enumerate(slices.annotated_rows(part)):
             if (text := hash(row["text"])) not in seen and row["predicted"] is not None:
                 seen.add(text)
                 places.append((part, number))
@@ -77,13 +74,8 @@ def read(places: list[Place]) -> list[dict[str, Any]]:
     found: dict[Place, dict[str, Any]] = {}
     for part in {part for part, _ in places}:
         numbers = {number for other, number in places if other == part}
-        found |= {(part, number): row for number, row in enumerate(_rows(part)) if number in numbers}
+        found |= {(part, number): row for number, row in enumerate(slices.annotated_rows(part)) if number in numbers}
     return [found[place] for place in places]
-
-
-def _rows(part: Path) -> Iterator[dict[str, Any]]:
-    with gzip.open(part / "rows.jsonl.gz", "rt", encoding="utf-8") as file:
-        yield from map(json.loads, file)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from mlflow import MlflowClient
 from tests.workflow.project import executed
 from workflow.engine import params
 from workflow.model import students
+from workflow.stages import distill
 
 CORPUS = ["Good value for the money.", "It broke on the second day.", "Nobody answered the phone."] * 3
 BOTH = {"small": {"architecture": "ngrams", "buckets": 4096, "epochs": 2}, "net": {"vectors": 16, "epochs": 2}}
@@ -142,3 +143,10 @@ def test_a_student_learns_probabilities(architecture, exclusive):
     found = np.array([[doc.cats["A"], doc.cats["B"]] for doc in nlp.pipe(["one two", "three four", "five six"])])
     assert len(losses) == 150 and losses[-1] < losses[0]
     assert np.nanmax(np.abs(found - targets)) < 0.1
+
+
+def test_scores_of_many_labels_sum_to_one():
+    """A row lists the most probable ones."""
+    found = distill._soft({"A": 0.6, "B": 0.2}, ["A", "B", "C"], True)
+    assert found.tolist() == pytest.approx([0.75, 0.25, 0.0])
+    assert distill._soft({"A": 0.6, "B": 0.2}, ["A", "B", "C"], False).tolist() == pytest.approx([0.6, 0.2, 0.0])

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from tests.workflow.project import executed
+from workflow.corpus.rows import Record
 from workflow.model import drift
+from workflow.stages import monitor
 
 CORPORA = {"same": "data/recent/same.jsonl", "other": "data/recent/other.jsonl"}
 
@@ -58,7 +60,7 @@ def test_an_alarm_has_an_exit_status_of_its_own(project):
 
 def test_limits(project, tmp_path):
     strict = project.copy(tmp_path / "project")
-    strict.set(**{"monitor.min_accuracy": 0.999, "monitor.min_agreement": 0.999})
+    strict.set(**{"monitor.min_accuracy": 0.95, "monitor.min_agreement": 0.999})
     assert executed(strict.call("dvc", "repro").stdout) == []  # limits are applied to what is known
     done = strict.module("monitor", "same", check=False)
     _, accuracy, agreement, _ = done.stdout.splitlines()
@@ -69,6 +71,60 @@ def test_limits(project, tmp_path):
     strict.module("records.report")
     page = (strict.folder / "data/report.html").read_text()
     assert "<h2>Recent text beside test</h2>" in page and "Alarm: agreement with production" in page
+
+
+def test_changed_rows_are_looked_at_again(project, tmp_path):
+    changed = project.copy(tmp_path / "project")
+    with (changed.folder / "data/recent/same.jsonl").open("a") as file:
+        file.write('\n{"text": "More."}')
+    done = changed.module("monitor", "same", check=False)
+    assert done.returncode == 1
+    assert done.stderr == "monitor: error: data/recent/same.jsonl has changed since: `make repro` looks at it\n"
+
+
+def test_results_are_not_written_over_rows(project, tmp_path):
+    other = project.copy(tmp_path / "project")
+    other.set(**{"monitor.corpora": {"june": "data/monitor/june"}})
+    done = other.module("engine.params", check=False)
+    assert "monitor.corpora.june is 'data/monitor/june', but stages write data/monitor" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ({"label": "A"}, True),
+        ({"label": " A"}, True),
+        ({"label": "B"}, False),
+        ({"label": "new"}, False),
+        ({"label": ""}, None),
+        ({"label": "A", "answer": "ignore"}, None),
+        ({"labels": "A"}, True),  # a cell of a CSV file
+        ({"accept": ["B"], "answer": "accept"}, False),
+        ({"cats": {"A": 1, "B": 0}}, True),
+        ({"labels": [{"start": 0}]}, None),
+        ({}, None),
+    ],
+)
+def test_real_labels_are_read_as_those_of_train(columns, expected):
+    """The model predicts A."""
+    recent = sample([["x"]], np.array([0.1]))
+    found = monitor.labelled([Record("x", {"text": "x", **columns}, "f:1")], recent, ["A", "B"], True, 0.95)
+    assert (found and bool(found["accuracy"])) is expected
+
+
+def test_labels_that_are_not_exclusive():
+    recent = sample([["x"]], np.array([0.1]))  # A applies, B does not
+    rows = {"A": True, "A|B": False, "B": False}
+    for cell, expected in rows.items():
+        found = monitor.labelled([Record("x", {"text": "x", "labels": cell}, "f:1")], recent, ["A", "B"], False, 0.95)
+        assert bool(found["accuracy"]) is expected
+
+
+def test_a_sample_of_many_rows(monkeypatch):
+    monkeypatch.setattr(monitor, "MOST", 10)
+    kept, n = monitor.drawn((Record(str(i), {}, "") for i in range(100)), 0)
+    assert n == 100 and len(kept) == 10 and [int(r.text) for r in kept] == sorted(int(r.text) for r in kept)
+    assert [r.text for r in kept] == [r.text for r in monitor.drawn((Record(str(i), {}, "") for i in range(100)), 0)[0]]
 
 
 def test_too_few_rows(project, tmp_path):

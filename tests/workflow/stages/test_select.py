@@ -65,6 +65,13 @@ def test_labels_come_back_and_are_not_asked_for_again(project, tmp_path):
     assert "<h2>Learning curve</h2>" in page and "training documents" in page
 
 
+def test_a_corpus_that_is_not_annotated(project, tmp_path):
+    other = project.copy(tmp_path / "project")
+    other.set(**{"select.corpora": ["review"]})
+    done = other.module("engine.params", check=False)
+    assert done.stderr == "error: params.yaml: select.corpora has 'review', but annotate.corpora has not\n"
+
+
 @pytest.mark.parametrize("strategy", choice.STRATEGIES)
 def test_each_row_is_chosen_once(strategy):
     rng = np.random.default_rng(0)

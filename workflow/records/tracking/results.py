@@ -132,8 +132,9 @@ def _log_curves(client: Any, run_id: str, model: Path) -> None:
 def _log_figures(client: Any, experiment: str, run_id: str, receipts: costs.Receipts, evaluation: Path) -> None:
     """Log the final scores, and the cost."""
     figures = _costs(receipts.values())
-    # How many labels the result has cost: MLflow then draws what more of them have brought.
-    figures["documents/train"] = json.loads(Path(TRAIN, "report.json").read_text("utf-8"))["documents"]
+    documents = next(receipt.get("documents") for stage, receipt in receipts.items() if stage.startswith("finetune@"))
+    if documents:  # receipts of earlier versions do not say it
+        figures["documents/train"] = documents
     for split, metrics in json.loads((evaluation / "metrics.json").read_text("utf-8")).items():
         figures |= _grouped(split, {name: value for name, value in metrics.items() if name not in ("f1", "documents")})
         name_of = names(metrics["f1"])
@@ -171,7 +172,6 @@ def _grouped(group: str, figures: dict[str, float]) -> dict[str, float]:
     }
 
 
-TRAIN = "data/sentences/train"
 COMPUTED = "computed for this run"
 REUSED = " (reused)"  # in the name of a child run
 
