@@ -96,7 +96,7 @@ def learn(nlp: Language, docs: list[Doc], targets: np.ndarray, settings: Learner
 
 def _update(model: Any, docs: list[Doc], targets: np.ndarray, optimizer: Optimizer) -> float:
     """One step. RETURNS: the sum of the losses."""
-    known, targets = ~np.isnan(targets), np.nan_to_num(targets)
+    known, targets = ~np.isnan(targets), np.nan_to_num(targets).astype("float32")
     predicted, backpropagate = model.begin_update(docs)
     p = np.clip(predicted, 1e-6, 1 - 1e-6)
     loss = -(targets * np.log(p))
