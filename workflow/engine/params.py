@@ -53,6 +53,8 @@ Count = Annotated[int, Field(ge=1), AfterValidator(_in_32_bits)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Seed = Annotated[int, Field(ge=0), AfterValidator(_in_32_bits)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+# The names that pip leaves as they are: it would make `a_b-1.2.3` of `a__b`.
+StudentName = Annotated[str, Field(pattern=r"^[a-z0-9]+(_[a-z0-9]+)*$")]  # the end of a wheel's name
 PointName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
 
 
@@ -228,7 +230,7 @@ class Monitor(_Section):
 
 
 class Distill(Learner):
-    students: dict[PointName, Student]
+    students: dict[StudentName, Student]
 
 
 class Package(_Section):
