@@ -19,16 +19,15 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="of monitor.corpora in params.yaml; none: all of them")
     names = parser.parse_args().names
     try:
-        stages, receipts = dag.load(), costs.receipts()
-        wanted = [stage for stage in stages if stage.startswith(monitors.STAGE)]
-        wanted = [stage for stage in wanted if not names or stage.removeprefix(monitors.STAGE) in names]
-        if unknown := set(names) - {stage.removeprefix(monitors.STAGE) for stage in wanted}:
+        corpora = params.load().monitor.corpora
+        if unknown := set(names) - corpora.keys():
             raise Problem(f"params.yaml: monitor.corpora has no {', '.join(sorted(unknown))}")
-        missing = ledger.gaps(stages, receipts)
+        wanted = {monitors.STAGE + name: corpora[name] for name in names or corpora}
+        receipts = costs.receipts()
+        missing = ledger.gaps(dag.load(), receipts)
         if gone := {stage: missing[stage] for stage in wanted if stage in missing}:
             raise Problem(ledger.explain(gone))
-        for stage in wanted:
-            source = params.load().monitor.corpora[stage.removeprefix(monitors.STAGE)]
+        for stage, source in wanted.items():
             if Path(source).exists() and digest(Path(source)) != receipts[stage]["deps"].get(source):
                 raise Problem(f"{source} has changed since: `make repro` looks at it")
         found = monitors.found(costs.select(receipts, wanted))

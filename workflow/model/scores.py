@@ -159,6 +159,9 @@ def mcnemar(one: np.ndarray, other: np.ndarray) -> float:
     return float(binomtest(only_one, only_one + only_other).pvalue) if only_one + only_other else 1.0
 
 
+# The metrics of a split that are shown when models are compared.
+SHOWN = ("accuracy", "accuracy_low", "accuracy_high", "macro_f1", "log_loss", "calibration_error")
+
 RULES = {  # by the setting `select_by`
     "accuracy": "highest accuracy on dev, then lowest log loss",
     "macro_f1": "highest macro F1 on dev, then lowest log loss",

@@ -17,8 +17,8 @@ RESAMPLES = 100  # of the documents, for the interval of an estimate
 class Suspect(NamedTuple):
     document: int
     given: int  # the label that looks wrong
-    suggested: int  # the one that it seems to have; the same, if labels are not exclusive: it should have changed
-    score: float  # the probability that the label as it was given is right
+    suggested: int  # the one that the models prefer; if labels are not exclusive, the same as `given`
+    score: float  # the probability that the given label is right
 
 
 def rank(gold: np.ndarray, p: np.ndarray, exclusive: bool) -> list[Suspect]:

@@ -29,29 +29,21 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
     parts = folds.split(gold, params.audit.folds, exclusive, params.seed)
     p = folds.METHODS[out.name](params, inputs["weights"], docs, labels, gold, parts)
     suspects = suspicion.rank(gold, p, exclusive)
-    tasks.write(
-        (
-            tasks.task(
-                docs[found.document].text,
-                labels,
-                exclusive,
-                [label for label, value in zip(labels, gold[found.document], strict=True) if value == 1],
-                {
-                    "score": round(found.score, 6),
-                    "given": given(found, gold, labels, exclusive),
-                    "suggested": suggestion(found, gold, labels, exclusive),
-                    "row": docs[found.document].user_data[shards.ROW],
-                },
-            )
-            for found in suspects
-        ),
-        out / "suspects.jsonl",
-    )
+    named = [names(found, gold, labels, exclusive) for found in suspects]
+    ranked = []
+    for found, (given, suggested) in zip(suspects, named, strict=True):
+        doc = docs[found.document]
+        ticked = [label for label, value in zip(labels, gold[found.document], strict=True) if value == 1]
+        score = {
+            "score": round(found.score, 6),
+            "given": given,
+            "suggested": suggested,
+            "row": doc.user_data[shards.ROW],
+        }
+        ranked.append(tasks.task(doc.text, labels, exclusive, ticked, score))
+    tasks.write(ranked, out / "suspects.jsonl")
     wrong = suspicion.estimate(gold, p, exclusive, params.evaluate.confidence, params.seed)
-    pairs = Counter(
-        (given(found, gold, labels, exclusive), suggestion(found, gold, labels, exclusive))
-        for found in suspects[: round(wrong["n"])]
-    )
+    pairs = Counter(named[: round(wrong["n"])])
     report = {
         "documents": len(docs),
         "suspects": len(suspects),
@@ -65,17 +57,12 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
     )
 
 
-def given(found: suspicion.Suspect, gold: np.ndarray, labels: list[str], exclusive: bool) -> str:
-    """The label that looks wrong; if labels are not exclusive, that it applies, or does not."""
-    applies = exclusive or gold[found.document, found.given]
-    return labels[found.given] if applies else f"not {labels[found.given]}"
-
-
-def suggestion(found: suspicion.Suspect, gold: np.ndarray, labels: list[str], exclusive: bool) -> str:
-    """The label that the models prefer; if labels are not exclusive, that it applies, or does not."""
+def names(found: suspicion.Suspect, gold: np.ndarray, labels: list[str], exclusive: bool) -> tuple[str, str]:
+    """The label that looks wrong, and the one that the models prefer. If not exclusive, a label or its absence."""
     if exclusive:
-        return labels[found.suggested]
-    return f"not {labels[found.given]}" if gold[found.document, found.given] else labels[found.given]
+        return labels[found.given], labels[found.suggested]
+    applies, absent = labels[found.given], f"not {labels[found.given]}"
+    return (applies, absent) if gold[found.document, found.given] else (absent, applies)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
         {
             "point": point,
             "changes": ", ".join(f"{key} {value}" for key, value in params.sweep[point].items()),
-            **{f"{split}_{key}": splits[split][key] for split in ("dev", "test") for key in SHOWN},
+            **{f"{split}_{key}": splits[split][key] for split in ("dev", "test") for key in scores.SHOWN},
             "test_p": p_values.get(point, ""),
         }
         for point, splits in metrics.items()
@@ -89,9 +89,6 @@ def _right(predictions: Path) -> np.ndarray:
     """Whether each prediction is right."""
     with predictions.open(encoding="utf-8") as file:
         return np.array([json.loads(line)["right"] for line in file])
-
-
-SHOWN = ("accuracy", "accuracy_low", "accuracy_high", "macro_f1", "log_loss", "calibration_error")
 
 
 def _plot(path: Path, rows: list[dict[str, Any]], best: str) -> None:

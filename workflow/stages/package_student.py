@@ -79,14 +79,11 @@ def hold_beside(evaluations: dict[str, Path]) -> dict[str, Any]:
     same = [a["predicted"] == b["predicted"] for a, b in zip(rows["teacher"], rows["student"], strict=True)]
     tests = {who: json.loads((path / "metrics.json").read_text("utf-8"))["test"] for who, path in evaluations.items()}
     return {
-        **{who: {key: test[key] for key in SHOWN} for who, test in tests.items()},
+        **{who: {key: test[key] for key in scores.SHOWN} for who, test in tests.items()},
         "documents": len(same),
         "agreement": round(float(np.mean(same)), 6),
         "test_p": scores.mcnemar(right["teacher"], right["student"]),
     }
-
-
-SHOWN = ("accuracy", "accuracy_low", "accuracy_high", "macro_f1", "log_loss", "calibration_error")
 
 
 def _rows(predictions: Path) -> list[dict[str, Any]]:

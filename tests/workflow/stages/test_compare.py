@@ -13,6 +13,7 @@ from tests.conftest import ROOT
 from tests.workflow.texts import TEXTS
 from workflow.engine import params
 from workflow.files import write_json
+from workflow.model import scores
 from workflow.stages import compare
 
 
@@ -22,7 +23,7 @@ def page(tmp_path, monkeypatch) -> str:
     inputs, outputs = {name: tmp_path / "data" / name for name in ("model", "evaluation")}, tmp_path / "data/comparison"
     for folder in (inputs["model"] / "base", inputs["evaluation"] / "base", outputs):
         folder.mkdir(parents=True)
-    split = {**dict.fromkeys(compare.SHOWN, 0.5), "f1": dict.fromkeys(TEXTS, 0.5)}
+    split = {**dict.fromkeys(scores.SHOWN, 0.5), "f1": dict.fromkeys(TEXTS, 0.5)}
     write_json(inputs["evaluation"] / "base/metrics.json", {"dev": split, "test": split})
     write_json(inputs["evaluation"] / "base/confusion.json", [{"actual": a, "predicted": a} for a in TEXTS])
     (inputs["evaluation"] / "base/test.jsonl").write_text('{"right": true}')
@@ -64,7 +65,7 @@ def test_the_best_point_is_compared_with_others_on_the_same_documents(tmp_path, 
     for point, right in {"best": "1" * len(other), "other": other}.items():
         for folder in inputs.values():
             (folder / point).mkdir(parents=True)
-        split = {**dict.fromkeys(compare.SHOWN, 0.5), "log_loss": 0.4 if point == "best" else 0.5}
+        split = {**dict.fromkeys(scores.SHOWN, 0.5), "log_loss": 0.4 if point == "best" else 0.5}
         write_json(inputs["evaluation"] / point / "metrics.json", {"dev": split, "test": split})
         write_json(inputs["evaluation"] / point / "confusion.json", [])
         rows = "\n".join(json.dumps({"right": char == "1"}) for char in right)
