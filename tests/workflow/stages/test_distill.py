@@ -105,20 +105,6 @@ def test_a_setting_of_one_student_leaves_the_others_alone(project, tmp_path):
     assert repro(other) == []
 
 
-@pytest.mark.slow
-def test_labels_that_are_not_exclusive(finished, tmp_path):
-    several = finished.copy(tmp_path / "project")
-    for split in ("train", "dev", "test"):
-        path = several.folder / f"data/few/{split}.jsonl"
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
-        lines = [json.dumps({"text": r["text"], "labels": [r["label"]] if i % 3 else []}) for i, r in enumerate(rows)]
-        path.write_text("\n".join(lines), "utf-8")
-    several.set(**{"data.exclusive": False, "distill.students": {"small": {"vectors": 0, "epochs": 1}}})
-    assert "package_student@small" in repro(several)
-    nlp = spacy.load(several.folder / "data/student/small/pipeline")
-    assert nlp.pipe_factories == {"textcat": "textcat_multilabel"}
-
-
 @pytest.mark.parametrize("exclusive", [True, False])
 @pytest.mark.parametrize("architecture", students.ARCHITECTURES)
 def test_a_student_learns_probabilities(architecture, exclusive):
