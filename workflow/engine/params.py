@@ -357,6 +357,9 @@ def check(with_git: bool = False) -> None:
         for corpus in settings.select.corpora:
             if corpus not in settings.annotate.corpora:
                 raise Problem(f"params.yaml: select.corpora has {corpus!r}, but annotate.corpora has not")
+        for name, source in settings.monitor.corpora.items():  # DVC would run all stages before it says so
+            if not Path(source).exists():
+                raise Problem(f"params.yaml: monitor.corpora.{name} is {source!r}: not found")
         if with_git:
             _check_git()
     except Problem as problem:

@@ -82,6 +82,13 @@ def test_changed_rows_are_looked_at_again(project, tmp_path):
     assert done.stderr == "monitor: error: data/recent/same.jsonl has changed since: `make repro` looks at it\n"
 
 
+def test_rows_that_are_not_there(project, tmp_path):
+    other = project.copy(tmp_path / "project")
+    other.set(**{"monitor.corpora": {"june": "data/recent/june.jsonl"}})
+    done = other.module("engine.params", check=False)
+    assert done.stderr == "error: params.yaml: monitor.corpora.june is 'data/recent/june.jsonl': not found\n"
+
+
 def test_results_are_not_written_over_rows(project, tmp_path):
     other = project.copy(tmp_path / "project")
     other.set(**{"monitor.corpora": {"june": "data/monitor/june"}})
