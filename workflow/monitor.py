@@ -1,4 +1,4 @@
-"""Say what `make repro` has found in recent text: `python -m workflow.monitor [NAME ...]` exits with 3 at an alarm."""
+"""Print what `make repro` has found in recent text. The exit status is 3 if there is an alarm."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def main() -> None:
             raise Problem(ledger.explain(gone))
         for stage, source in wanted.items():
             if Path(source).exists() and digest(Path(source)) != receipts[stage]["deps"].get(source):
-                raise Problem(f"{source} has changed since: `make repro` looks at it")
+                raise Problem(f"{source} has changed since the last result: run `make repro`")
         found = monitors.found(costs.select(receipts, wanted))
     except Problem as problem:
         sys.exit(f"monitor: error: {problem}")

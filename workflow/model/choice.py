@@ -8,11 +8,11 @@ import numpy as np
 
 Vectors = Callable[[np.ndarray], np.ndarray]  # from indices of rows (n,) to their vectors (n, width)
 NEAR = 3  # times as many unsure rows are clustered as are chosen
-MOST = 20_000  # rows that are clustered at the cold start; of more, some are drawn
+MOST = 20_000  # rows to cluster for diversity; if there are more, these are drawn at random
 
 
 def by_margin(margins: np.ndarray, vectors: Vectors, n: int, rng: np.random.Generator) -> np.ndarray:
-    """Rows of which the model is unsure, but not many of a kind: of each cluster the row with the smallest margin.
+    """Rows with small margins, but few of a kind: of each cluster of them the row with the smallest margin.
 
     Source: Zhdanov 2019, "Diverse mini-batch Active Learning".
     """
@@ -23,7 +23,7 @@ def by_margin(margins: np.ndarray, vectors: Vectors, n: int, rng: np.random.Gene
 
 
 def by_diversity(margins: np.ndarray, vectors: Vectors, n: int, rng: np.random.Generator) -> np.ndarray:
-    """Rows that stand for the whole corpus: of each cluster the row in its middle, the largest cluster first.
+    """Rows that represent the whole corpus: of each cluster the row at its centre, the largest cluster first.
 
     It does not ask the model, which knows little when there are few labels.
     """

@@ -1,4 +1,4 @@
-"""Whether recent texts are like those of test: two-sample tests on the texts, and on what the model says of them.
+"""Whether recent texts are like those of test: two-sample tests on the texts, and on what the model predicts.
 
 Source: Rabanser et al. 2019, "Failing Loudly: An Empirical Study of Methods for Detecting Dataset Shift".
 """
@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 TELLING = 15  # words that tell recent texts from those of test
-TAIL = 0.97  # quantile of test beyond which a text is odd
+TAIL = 0.97  # quantile of test: documents beyond it are counted
 
 
 class Sample(NamedTuple):
-    """Texts, each with its words, and what the model says of them."""
+    """The words of each text, and what the model predicts for it."""
 
     words: list[list[str]]
-    unknown: np.ndarray  # (n,), pieces that the tokenizer does not know
+    unknown: np.ndarray  # (n,), number of unknown pieces
     scores: np.ndarray  # (n, n_labels), probabilities
     decided: np.ndarray  # (n, n_labels), boolean: the labels that are predicted
 
@@ -96,13 +96,13 @@ def _ranks(name: str, test: np.ndarray, recent: np.ndarray) -> Finding:
 
 
 def _new(side: Sample, known: set[str]) -> np.ndarray:
-    """By how many words each document has more than is usual for its length, of those that are not known."""
+    """How many words of each document are not known, relative to the square root of its length, as chance varies."""
     new = np.array([sum(word not in known for word in words) for words in side.words], float)
     return new / np.sqrt(np.maximum([len(words) for words in side.words], 1))
 
 
 def _tail(name: str, test: np.ndarray, recent: np.ndarray) -> Finding:
-    """Fisher's exact test of how many are beyond a quantile of test: a few odd documents hardly move a mean."""
+    """Fisher's exact test of how many documents are beyond a quantile of test: a few odd ones hardly change a mean."""
     limit = np.quantile(test, TAIL)
     return Finding(name, _fisher(test > limit, recent > limit), *(f"{(x > limit).mean():.1%}" for x in (test, recent)))
 
@@ -115,7 +115,7 @@ def _fisher(test: np.ndarray, recent: np.ndarray) -> float:
 
 
 def _told_apart(test: Sample, recent: Sample, seed: int) -> tuple[float, float, list[str]]:
-    """How well a classifier of words, which has learned from half of the documents, tells the others apart.
+    """How well a classifier of words, trained on half of the documents, tells recent ones among the others from test.
 
     RETURNS: area under the ROC curve, p-value (Mann and Whitney's test, one side), the most telling words.
     """
@@ -131,7 +131,7 @@ def _told_apart(test: Sample, recent: Sample, seed: int) -> tuple[float, float, 
         TfidfVectorizer(analyzer=_as_they_are, sublinear_tf=True),
         LogisticRegression(class_weight="balanced", max_iter=1000),
     )
-    # Scores of several folds would depend on each other, and the test expects that they do not.
+    # One split, not several folds: the test expects independent scores.
     learned, judged = train_test_split(np.arange(len(documents)), test_size=0.5, stratify=is_recent, random_state=seed)
     p = model.fit(documents[learned], is_recent[learned]).predict_proba(documents[judged])[:, 1]
     sides = p[is_recent[judged] == 1], p[is_recent[judged] == 0]

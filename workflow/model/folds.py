@@ -37,7 +37,7 @@ def split(gold: np.ndarray, n_folds: int, exclusive: bool, seed: int) -> list[Fo
         return list(KFold(n_folds, shuffle=True, random_state=seed).split(gold))
     classes = gold.argmax(axis=1)
     sizes = np.bincount(classes)
-    strata = np.where(sizes[classes] < n_folds, sizes.argmax(), classes)  # a rare label cannot be in each fold
+    strata = np.where(sizes[classes] < n_folds, sizes.argmax(), classes)  # rarer labels are not stratified
     return list(StratifiedKFold(n_folds, shuffle=True, random_state=seed).split(gold, strata))
 
 
@@ -46,7 +46,7 @@ def by_features(
 ) -> np.ndarray:
     """The mean of two logistic regressions: on vectors of the frozen transformer, and on words and pairs of words.
 
-    Each finds mistakes that the other has learned by heart. RETURNS: (n_docs, n_labels)
+    Each finds wrong labels to which the other has overfitted. RETURNS: (n_docs, n_labels)
     """
     words = np.array([doc.text for doc in docs], dtype=object)
     frozen = vectors.of_docs(build(params, weights, []), tqdm(docs, "vectors", unit=" docs", disable=None))

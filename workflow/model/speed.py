@@ -1,4 +1,4 @@
-"""How fast pipelines are, what they need, and how large they are, measured one after the other on the same texts."""
+"""Speed, energy and size of pipelines, measured in turns on the same texts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..engine.energy import Energy, metered
 from ..engine.params import Carbon
 
 ROUNDS = 3
-SECONDS = 1.0  # of a pipeline in a round, at least
+SECONDS = 1.0  # at least, of each pipeline in each round
 BATCH = 256  # documents
 
 
@@ -29,7 +29,7 @@ def compare(pipelines: dict[str, Language], texts: list[str], carbon: Carbon) ->
     done = {name: Work() for name in pipelines}
     spent: dict[str, list[Energy]] = {name: [] for name in pipelines}
     for nlp in pipelines.values():
-        _work(nlp, texts, Work(), 0.0)  # without what is only slow the first time
+        _work(nlp, texts, Work(), 0.0)  # warm up
     for _ in range(ROUNDS):
         for name, nlp in pipelines.items():
             energy = Energy()

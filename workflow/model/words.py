@@ -15,7 +15,7 @@ from thinc.api import to_numpy
 AT_LEAST = 2  # times that a word must occur
 MOST = 30_000  # words
 BATCH = 1024  # words
-RARE = 1e-3  # share of all words from which on a word counts less
+RARE = 1e-3  # the vector of a word with this share of the text is halved
 
 
 def ignores_case(nlp: Language) -> bool:
@@ -25,7 +25,7 @@ def ignores_case(nlp: Language) -> bool:
 
 
 def vectors_of(nlp: Language, docs: Iterable[Doc], width: int) -> Vectors:
-    """The vectors of the words in some documents: each by itself through the transformer, and its axes reduced.
+    """The vector of each word in some documents: the word goes through the transformer alone, then PCA reduces it.
 
     Frequent words, which say little, get short vectors. Sources: Arora et al. 2017, "A Simple but Tough-to-Beat
     Baseline for Sentence Embeddings"; Tulkens and van Dongen 2024, "Model2Vec: Fast State-of-the-Art Static
@@ -53,7 +53,7 @@ def _mean(rows: np.ndarray, nlp: Language) -> np.ndarray:
 
 
 def _reduced(rows: np.ndarray, weights: np.ndarray, width: int) -> np.ndarray:
-    """The principal components of rows (n, any), where each counts with its weight. RETURNS: (n, width)"""
+    """The first principal components of weighted rows (n, any). RETURNS: (n, width)"""
     centred = rows - np.average(rows, axis=0, weights=weights)
     _, _, axes = np.linalg.svd(centred * np.sqrt(weights)[:, None], full_matrices=False)
     reduced = np.zeros((len(rows), width))

@@ -1,4 +1,4 @@
-"""Students beside their teacher: scores, speed, size, energy, and after how many documents a student has paid off."""
+"""Students compared with their teacher: scores, speed, size, and after how many documents they have saved energy."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ PACKAGED, FOLDER = "package_student@", Path("data/student_package")
 def found(receipts: costs.Receipts) -> dict[str, dict[str, Any]]:
     """By student: `teacher` and `student` with their figures, `agreement`, `test_p`, `training`, `pays_after`.
 
-    `training` is the energy of its stage and of `annotate`, in Wh; `pays_after` are the documents after which that is
-    saved, and None if nothing is.
+    `training` is the energy of its stage and of `annotate`, in Wh. After `pays_after` documents the student has saved
+    as much; None if it needs no less energy than the teacher.
     """
     annotated = [receipt for stage, receipt in receipts.items() if stage.startswith("annotate@")]
     students = {}

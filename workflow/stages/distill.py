@@ -34,13 +34,13 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> di
     labels = list(outcomes.classifier(teacher).labels)
     rows = labelled(teacher, inputs["wordpieces/train"], labels, settings.gold)
     rows += annotated(inputs["annotated"], labels, exclusive, settings.documents, random.Random(params.seed))
-    if settings.architecture == "ngrams" and words.ignores_case(teacher):  # which spaCy's n-grams do not
+    if settings.architecture == "ngrams" and words.ignores_case(teacher):  # but spaCy's n-grams do not
         rows += [(text.lower(), soft) for text, soft in rows if text.lower() != text]
     nlp = spacy.blank(params.language)
     docs = list(nlp.tokenizer.pipe(tqdm([text for text, _ in rows], "tokenize", unit=" docs", disable=None)))
     if settings.architecture == "cnn" and settings.vectors:
         nlp.vocab.vectors = words.vectors_of(teacher, docs, settings.vectors)
-    require_cpu()  # where a student runs
+    require_cpu()  # in production, a student runs on CPUs
     students.add_classifier(nlp, labels, exclusive, settings)
     targets = np.stack([soft for _, soft in rows])
     curve: list[dict[str, float]] = []

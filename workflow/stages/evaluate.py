@@ -32,7 +32,7 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
     model, evaluation = ("student", "student_evaluation") if "student" in inputs else ("model", "evaluation")
     out, exclusive = outputs[evaluation], params.data.exclusive
     if model == "student":
-        require_cpu()  # where a student runs
+        require_cpu()  # in production, a student runs on CPUs
     nlp = spacy.load(inputs[model] / "pipeline")
     textcat = outcomes.classifier(nlp)
     labels = list(textcat.labels)

@@ -1,4 +1,4 @@
-"""Hold recent text beside the test split: has it changed, and how good is the model on it?"""
+"""Compare recent text with the test split: has it changed, and how good is the model on it?"""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ..files import write_json
 from ..model import drift, scores
 from ..model.determinism import make_deterministic
 
-DIFFERING = 20  # documents on which the model and the one in production differ most
+DIFFERING = 20  # rows to list on which the model and the one in production disagree
 BATCH = 128  # documents
 PRODUCTION = "production"  # column: what another model, in production, has predicted
 
@@ -132,7 +132,7 @@ def labelled(
 
 
 def beside_production(records: list[Record], recent: drift.Sample, labels: list[str]) -> dict[str, Any] | None:
-    """How often the model agrees with the one in production, and where it contradicts it most surely."""
+    """How often the model agrees with the one in production, and the rows where it disagrees most surely."""
     differing, total = [], 0
     for record, p in zip(records, recent.scores, strict=True):
         theirs = record.columns.get(PRODUCTION)

@@ -1,4 +1,4 @@
-"""Build the wheel of a student, install it where only spaCy is, and hold the student beside its teacher."""
+"""Build the wheel of a student, install it in an environment with spaCy alone, and compare student and teacher."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ TIMED = 500  # test documents
 
 def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> dict[str, Any]:
     make_deterministic(params.model_copy(update={"threads": 1}))
-    require_cpu()  # both are measured on one core
+    require_cpu()  # both are timed on one core
     out = outputs["student_package"]
     best = json.loads((inputs["comparison"] / "best.json").read_text("utf-8"))["point"]
     models = {"teacher": inputs["best"] / "pipeline", "student": inputs["student"] / "pipeline"}
     evaluations = {"teacher": inputs["evaluation"] / best, "student": inputs["student_evaluation"]}
     pipelines = {who: spacy.load(model) for who, model in models.items()}
     build(params, out.name, pipelines["student"], evaluations, out)
-    comparison = hold_beside(evaluations)
+    comparison = compared(evaluations)
     write_json(out / "comparison.json", comparison)
     texts = [row["text"] for row in _rows(evaluations["student"] / "test.jsonl")[:TIMED]]
     measured = speed.compare(pipelines, texts, params.carbon)
@@ -72,7 +72,7 @@ def build(params: Params, student: str, nlp: spacy.Language, evaluations: dict[s
     print(f"installed in a clean environment with spaCy alone: {n} predictions equal evaluate's")
 
 
-def hold_beside(evaluations: dict[str, Path]) -> dict[str, Any]:
+def compared(evaluations: dict[str, Path]) -> dict[str, Any]:
     """The test scores of teacher and student, how often they agree, and McNemar's p-value."""
     rows = {who: _rows(path / "test.jsonl") for who, path in evaluations.items()}
     right = {who: np.array([row["right"] for row in found]) for who, found in rows.items()}

@@ -79,7 +79,7 @@ def test_changed_rows_are_looked_at_again(project, tmp_path):
         file.write('\n{"text": "More."}')
     done = changed.module("monitor", "same", check=False)
     assert done.returncode == 1
-    assert done.stderr == "monitor: error: data/recent/same.jsonl has changed since: `make repro` looks at it\n"
+    assert done.stderr == "monitor: error: data/recent/same.jsonl has changed since the last result: run `make repro`\n"
 
 
 def test_rows_that_are_not_there(project, tmp_path):
