@@ -54,8 +54,10 @@ def deferred(ends_with_parent: bool = False) -> Iterator[Callable[[], bool]]:
 
 
 def _is_asked() -> bool:
+    if _asked is None:  # asked first: a signal between the two lines would start a timer that nobody cancels
+        return False
     _late.cancel()
-    return _asked is not None
+    return True
 
 
 def code() -> int:

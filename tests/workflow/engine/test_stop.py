@@ -50,6 +50,28 @@ def test_a_signal_ends_a_stage_in_time(does, printed, number):
     assert ("stopped without a new checkpoint" in err) == (does == HANGS)
 
 
+AT_A_LINE = """
+import signal
+lines = []
+def trace(frame, event, argument):
+    if frame.f_code is stop._is_asked.__code__:
+        if event == "line":
+            lines.append(frame.f_lineno)
+            if len(lines) == %d:
+                signal.raise_signal(signal.SIGTERM)
+        return trace
+sys.settrace(trace)
+"""
+
+
+@pytest.mark.parametrize("line", [1, 2, 3, 4])
+def test_a_stage_that_was_told_has_all_the_time_it_needs(line):
+    """Wherever the signal comes while the stage asks: the timer ends with the answer."""
+    stage = start(sys.executable, "-c", STAGE % (AT_A_LINE % line + DEFERS))
+    out, err = stage.communicate(timeout=20)
+    assert (stage.returncode, out, err) == (128 + signal.SIGTERM, "saved\n", "")
+
+
 FOLLOWS = STAGE % f"stop.follow_engine()\n{DEFERS}"
 ENGINE = "import subprocess, sys; subprocess.run(sys.argv[1:])"
 
