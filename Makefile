@@ -1,7 +1,7 @@
 # Each target sets up what it needs, once: a virtual environment with the versions in requirements.lock.
 PYTHON ?= python3
 READY := .venv/.ready
-PEERS := .venv/peers/.ready
+PEERS := .venv/peers/.ready .venv/model2vec/.ready
 # In a path with a quote, scripts such as .venv/bin/dvc do not start: hence `python -m dvc`.
 $(if $(findstring :,$(CURDIR)),$(error "error: the path of this folder has a colon, which separates folders in PATH: rename it"))
 $(if $(findstring $$,$(CURDIR)),$(error "error: the path of this folder has a dollar, which setuptools takes for a variable: rename it"))
@@ -42,10 +42,10 @@ bench: $(READY) $(PEERS) ## run all benchmarks, which takes an hour; `python -m 
 	@python -m dvc repro # fetches the weights; a DAG that is up to date is measured
 	@python -m benchmarks
 
-$(PEERS): benchmarks/requirements-peers.txt
-	@echo "setting up .venv/peers (once, a few minutes)"
-	@$(PYTHON) -m venv --clear .venv/peers
-	@.venv/peers/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+$(PEERS): .venv/%/.ready: benchmarks/requirements-%.txt
+	@echo "setting up .venv/$* (once, a few minutes)"
+	@$(PYTHON) -m venv --clear .venv/$*
+	@.venv/$*/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
 check: $(READY) ## check lint, format and types

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"  # public data sets, kept outside the project
 WEIGHTS = ROOT / "data" / "weights"
 PEERS_PYTHON = ROOT / ".venv" / "peers" / "bin" / "python"  # the environment of the other libraries
+MODEL2VEC_PYTHON = ROOT / ".venv" / "model2vec" / "bin" / "python"  # and that of Model2Vec
 
 
 def read_rows(path: str | Path, n_documents: int | None = None) -> list[dict[str, str]]:

@@ -8,8 +8,10 @@ from pathlib import Path
 
 from . import data, sst2
 from .classifiers import TfIdf
+from .harness import Contender, Measurement, extract, run_interleaved
 from .report import Report
 
+MODEL2VEC = "Model2Vec"
 STUDENTS = {
     "cnn": {},
     "cnn, gold labels alone": {"documents": 1, "gold": 1.0},
@@ -32,7 +34,18 @@ def run(full: bool) -> Report:
         for split in ("train", "dev", "test"):
             Path(tmp, f"{split}.jsonl").write_bytes((data.SHARED / f"sst2/{split}.jsonl").read_bytes())
         notes.append(f"TF-IDF, logistic regression, gold labels: test {TfIdf()(tmp, 0)['test']:.4f}")
-    return Report("distill", notes=notes)
+    contenders = [
+        Contender(title, "benchmarks.static:Student", pipeline=folder / f"data/student/{name}/pipeline")
+        for name, title in names.items()
+    ]
+    paths = {"weights": folder / "data/weights", "annotated": folder / "data/annotated"}
+    contenders.append(Contender(MODEL2VEC, "benchmarks.static:Model2Vec", data.MODEL2VEC_PYTHON, **paths))
+    rounds = run_interleaved(contenders, [{}] * 3)
+    notes += [f"{name}: test {r['accuracy']:.4f}, {r['mb']:.1f} MB" for name, r in rounds[0].items()]
+    report = Report("distill", notes=notes)
+    speeds = extract(rounds, "words_per_second")
+    report.add(Measurement("SST-2's test split, one core", "words/s", MODEL2VEC, speeds))
+    return report
 
 
 def line(folder: Path, name: str, title: str) -> str:

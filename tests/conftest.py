@@ -30,7 +30,7 @@ ARTICLE = (
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--slow", action="store_true", help="run the tests that take minutes each")
+    parser.addoption("--slow", action="store_true", help="run the tests that take many seconds or minutes each, too")
     parser.addoption("--cold", action="store_true", help="start each command of the workflow by itself, as users do")
     parser.addoption("--soak", action="store_true", help="try many cases where a test draws them at random")
     parser.addoption(
@@ -44,7 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    for item in items if not config.getoption("slow") else []:
+    for item in [] if config.getoption("slow") or config.getoption("soak") else items:
         if item.get_closest_marker("slow"):
             item.add_marker(pytest.mark.skip(reason="slow: run pytest --slow"))
 

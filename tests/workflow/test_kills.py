@@ -135,6 +135,7 @@ def packaging(project: Project, seconds: float) -> bool:
 MOMENTS = {"finetune@base": (training, saving, committing), "package": (packaging,)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("first, moment", [(first, moment) for first in MOMENTS for moment in MOMENTS[first]])
 def test_a_kill_at_a_delicate_moment(undisturbed, tmp_path, engine, first, moment):

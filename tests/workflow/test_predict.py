@@ -95,6 +95,7 @@ def test_odd_columns(project):
     ] and "not UTF-8" in said[0]
 
 
+@pytest.mark.slow
 def test_a_model_without_labels_is_one_line_from_several_processes(project):
     arguments = ("data/weights_only", "--processes", "2")
     nlp = spacy.load(project.folder / "data/model/base/pipeline")

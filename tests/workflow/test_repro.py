@@ -103,6 +103,7 @@ def test_inconsistent_or_missing_results_are_not_recorded(project, tmp_path):
     receipt.write_text(content)
 
 
+@pytest.mark.slow
 def test_the_ledger_logs_everything_to_a_new_store(project):
     """The store has no run of this training."""
     uri = f"sqlite:///{project.folder}/other.db"
@@ -160,6 +161,7 @@ def test_the_wheels_are_reproducible_and_self_contained(project):
     assert "kWh" not in metadata and "What it cost" in card, "measured figures must be next to the wheel, not in it"
 
 
+@pytest.mark.slow
 def test_the_wheel_of_the_library_holds_every_module_and_can_load_them(project, tmp_path):
     """Without this checkout: what `package` installs and imports is the wheel."""
     wheel = next((project.folder / "data/package").glob("spacy_rootstock-*.whl"))
@@ -183,6 +185,7 @@ def test_the_wheel_of_the_weights_has_no_head(project):
     assert [dep for dep in STAGES["package_weights"].deps if dep.startswith("data/")] == ["data/weights"]
 
 
+@pytest.mark.slow
 def test_the_stage_stops_if_the_wheel_computes_different_vectors(project, tmp_path):
     import numpy as np
 
@@ -208,6 +211,7 @@ def test_the_stage_stops_if_the_wheel_predicts_differently(project, tmp_path):
         check_predictions("en_sample_sentiment", wheels, predictions, 128, 2, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_change_of_finetune_reruns_later_stages_and_reverting_it_reruns_none(project):
     assert len(parent_runs(project)) == 1
     model = digest(project.folder / "data/model")

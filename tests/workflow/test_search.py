@@ -31,6 +31,7 @@ def searched(project, *arguments: str, **changes) -> tuple[str, dict]:
     return output, yaml.safe_load((project.folder / "params.yaml").read_text())["sweep"]
 
 
+@pytest.mark.slow
 def test_a_search_adds_points_continues_and_ends_with_its_budget(finished, tmp_path):
     project = finished.copy(tmp_path / "project")
     output, sweep = searched(project)

@@ -28,6 +28,7 @@ def call(project: Project, mount: str, command: str) -> subprocess.CompletedProc
     return project.call(*NAMESPACE, "sh", "-c", f"{mount} && exec {command}", check=False)
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_a_stage_with_one_line(project):
     done = call(
         project, "mount -t tmpfs -o size=16k tmpfs data/wordpieces", "python -m workflow.stages.wordpiece train"

@@ -26,14 +26,17 @@ BATCH = 128  # documents that the pipeline gets at a time
 CHUNK = 8 * BATCH  # documents that a process gets at a time
 CHARACTERS = 1_000_000  # of a chunk; one document may have more
 
+# oneDNN and its use in PyTorch each keep what they have prepared for the last 1,024 shapes of a matrix product: 200 MB.
+CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
+
 Row = TypeVar("Row")
 
 
 class Predictor:
     def __init__(self, model: str | Path) -> None:
         """model: a folder or an installed package. Raises Problem if the pipeline sets nothing that can be reported."""
-        # By default oneDNN keeps its code for the last 1,024 shapes of a matrix product, which takes 100 MB.
-        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
+        for cache in CACHES:
+            os.environ.setdefault(cache, "32")
         try:
             self.nlp = spacy.load(model)
         except Exception as error:  # of many kinds, when a package or a folder is no pipeline

@@ -57,7 +57,7 @@ ARCHITECTURES: dict[str, Callable[[Learner], dict[str, Any]]] = {
                 "width": WIDTH,
                 "depth": settings.depth,
                 "window_size": 1,
-                "maxout_pieces": 3,
+                "maxout_pieces": 2,
             },
         },
     },

@@ -75,6 +75,7 @@ print(peak(6000) / warm)
 """
 
 
+@pytest.mark.slow
 def test_memory_is_constant_in_a_long_pipe(tiny, tmp_path):
     """Keeping the outputs of 6,000 documents would take 60 MB."""
     pipeline(tiny, hidden_states=True).to_disk(tmp_path)

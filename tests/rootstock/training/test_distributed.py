@@ -59,6 +59,7 @@ def in_one_and_in_two(tiny, tmp_path, exclusive: bool, adam: bool) -> list[dict[
     return [dict(np.load(tmp_path / f"{name}.npz")) for name in ("single", "0", "1")]
 
 
+@pytest.mark.slow
 def test_the_same_rows_move_with_adam(tiny, tmp_path):
     """Those of the pieces in the texts: rows without a gradient neither decay nor follow their moments."""
     single, first, second = in_one_and_in_two(tiny, tmp_path, True, adam=True)
@@ -70,7 +71,7 @@ def test_the_same_rows_move_with_adam(tiny, tmp_path):
     np.testing.assert_array_equal(first[table], second[table])
 
 
-@pytest.mark.parametrize("exclusive", [True, False])
+@pytest.mark.parametrize("exclusive", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_two_processes_give_the_result_of_one(tiny, tmp_path, exclusive):
     single, first, second = in_one_and_in_two(tiny, tmp_path, exclusive, adam=False)
     before = {name: value.numpy() for name, value in load_model(tiny).state_dict().items()}

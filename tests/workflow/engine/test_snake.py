@@ -50,6 +50,7 @@ def test_snakemake_runs_every_stage_and_dvc_has_nothing_to_do(project):
     assert "nothing new" in project.module("records.ledger").stdout, "onsuccess must have recorded the run"
 
 
+@pytest.mark.slow
 def test_a_fresh_clone_computes_and_downloads_nothing(project, tmp_path):
     """The receipts are those of the other clone. After a change of fine-tuning, only it and later stages run."""
     other = clone(project, tmp_path / "b")

@@ -270,6 +270,7 @@ def test_a_point_may_have_the_name_of_a_split(point):
         assert str(folders[name]) == path
 
 
+@pytest.mark.slow
 def test_a_point_named_dev_is_trained_and_evaluated(finished, tmp_path):
     project = finished.copy(tmp_path / "project")
     project.set(sweep={"dev": {}})

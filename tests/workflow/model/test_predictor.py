@@ -1,6 +1,8 @@
 """A stream of texts through a saved pipeline: in order, in bounded memory, in several processes."""
 
 import itertools
+import subprocess
+import sys
 
 import psutil
 import pytest
@@ -34,6 +36,7 @@ def outcomes(model, texts, settings, processes=1):
     return list(predictor.predict(model, texts, str, settings, processes))
 
 
+@pytest.mark.slow
 def test_every_row_comes_back_once_and_in_order(model, settings):
     one = outcomes(model, TEXTS, settings)
     assert [text for text, _ in one] == TEXTS
@@ -63,6 +66,34 @@ def test_memory_does_not_grow_with_new_words(model):
     assert (len(predict.nlp.vocab.strings), len(list(predict.nlp.vocab))) == before
 
 
+MEMORY = """
+import json, random, sys
+import psutil
+from workflow.model.predictor import Predictor
+
+predict, rng = Predictor(sys.argv[1]), random.Random(0)
+texts = [json.loads(line)["text"] for line in open("data/sample/train.jsonl", encoding="utf-8")]
+
+def resident(n):
+    for _ in range(n):
+        predict(rng.choices(texts, k=rng.randint(64, 256)))
+    return psutil.Process().memory_info().rss
+
+warm = resident(8)
+print(resident(40) / warm)
+"""
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_new_shapes(model):
+    """What is kept for each shape of a matrix product would take 40 MB here, and 200 MB in the end."""
+    command = [sys.executable, "-c", MEMORY, str(model)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 1.04
+
+
+@pytest.mark.slow
 def test_a_killed_process_is_one_line(model, settings):
     stream = predictor.predict(model, TEXTS * 10, str, settings, 2)
     next(stream)

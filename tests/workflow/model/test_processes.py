@@ -21,6 +21,7 @@ def sum_and_listen(spent_g) -> tuple[float, set[str]]:
     return value.item(), found
 
 
+@pytest.mark.slow
 def test_processes_meet_where_no_other_machine_reaches_them():
     assert processes.launch(sum_and_listen, 2) == (2.0, {"127.0.0.1"})
 

@@ -30,6 +30,7 @@ def spent_and_avoided(project) -> tuple[list[str], list[str]]:
     return tuple(sorted(r["stage"] for r in read_records(folder)) for folder in folders)
 
 
+@pytest.mark.slow
 def test_own_results_are_spent_and_never_avoided(finished, tmp_path):
     project = finished.copy(tmp_path / "project")
     assert "avoided" not in project.module("records.ledger").stdout
@@ -42,6 +43,7 @@ def test_own_results_are_spent_and_never_avoided(finished, tmp_path):
     assert spent_and_avoided(project) == (sorted([*STAGES, "finetune@base", "evaluate@base"]), [])
 
 
+@pytest.mark.slow
 def test_results_of_another_clone_are_avoided_once(finished, tmp_path):
     """The results are restored, one stage is computed here, and its result is restored again: nothing counts twice."""
     project = finished.copy(tmp_path / "project")
@@ -91,6 +93,7 @@ def test_damaged_records_are_named(finished, tmp_path):
     project.module("records.ledger")
 
 
+@pytest.mark.slow
 def test_a_damaged_wheel_is_noticed_and_made_anew(finished, tmp_path):
     """A byte of it, with the same size and time, which DVC goes by."""
     project = finished.copy(tmp_path / "project")

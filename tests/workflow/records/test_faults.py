@@ -191,6 +191,7 @@ NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount"]
 CANNOT_MOUNT = not shutil.which("unshare") or subprocess.run([*NAMESPACE, "true"], capture_output=True).returncode
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(bool(CANNOT_MOUNT), reason="this system lets no user mount a file system: unshare fails")
 def test_files_that_cannot_be_stored_are_stored_later(store):
     """The disk of MLflow's files is full, then read-only, then has space again."""

@@ -110,7 +110,14 @@ DEEDS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("deed", DEEDS, ids=lambda deed: deed.__name__)
+SLOW = (purge_the_experiment, purge_the_run)  # MLflow's garbage collection is
+
+
+@pytest.mark.parametrize(
+    "deed",
+    [pytest.param(deed, marks=pytest.mark.slow) if deed in SLOW else deed for deed in DEEDS],
+    ids=lambda deed: deed.__name__,
+)
 def test_the_next_call_ends_right(store, deed):
     store.train()
     run_id, _ = store.record()
@@ -118,6 +125,7 @@ def test_the_next_call_ends_right(store, deed):
     assert (store.assert_right() == run_id) == same
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("deed", [delete_the_experiment, purge_the_experiment], ids=lambda deed: deed.__name__)
 def test_training_logs_to_an_experiment_that_was_deleted(store, deed, capsys):
     run_id, _ = store.record()
@@ -152,6 +160,7 @@ def test_stages_of_a_deleted_result_are_not_reused_ones(store):
     assert store.client.get_run(second).data.metrics["energy/wh_reused"] == 0
 
 
+@pytest.mark.slow
 def test_a_deleted_version_of_another_result_does_not_matter(store):
     """The run that its version was registered from was purged."""
     first, _ = store.record()
@@ -205,6 +214,7 @@ def test_names_follow_the_settings_of_today(store):
     assert not any(name.startswith("package.") for name in store.client.get_run(run_id).data.params)
 
 
+@pytest.mark.slow
 def test_only_what_was_scored_on_the_same_rows_is_compared(store):
     """The alias is on the best of those with the newest one's rows."""
     high, _ = store.record()
@@ -298,6 +308,7 @@ def test_any_error_of_the_ledger_is_one_line(store, monkeypatch):
     store.assert_right()
 
 
+@pytest.mark.slow
 def test_a_starting_training_does_not_wait_for_the_ledger(store, monkeypatch):
     """Nor for one that uploads a model."""
     uploading, trained = threading.Event(), threading.Event()

@@ -98,6 +98,7 @@ def test_the_version_that_is_best_on_dev_has_the_alias(recorded, server):
     assert "highest accuracy on dev" in registry.get_registered_model("en_sample_sentiment").description
 
 
+@pytest.mark.slow
 def test_the_registered_model_predicts(recorded, server):
     """The newest version is the pipeline that was evaluated."""
     predicted = json.loads((recorded.folder / "data/evaluation/base/test.jsonl").read_text().splitlines()[0])
@@ -228,7 +229,8 @@ with live.run(settings, Path("data/model", sys.argv[1])) as run:
 """
 
 
-@pytest.mark.parametrize("store", ["file", pytest.param("server", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("store", ["file", "server"])
 def test_parallel_jobs_log_complete_runs(store, finished, server, tmp_path):
     """In a new store, they create one experiment."""
     project = finished.copy(tmp_path / "project")

@@ -141,6 +141,7 @@ def test_another_point_that_is_not_better_leaves_the_slices_alone(project, tmp_p
     assert "finetune@twin" in ran and best == "base" and not [name for name in ran if name.startswith("annotate")]
 
 
+@pytest.mark.slow
 def test_a_bad_row_stops_or_is_counted(project, tmp_path):
     bad = project.copy(tmp_path / "project")
     with (bad.folder / "data/unlabelled/a.jsonl").open("a") as file:
@@ -183,6 +184,7 @@ def test_no_corpus_no_stage(project, tmp_path):
     assert done.stderr == "error: params.yaml: annotate.corpora.other is 'data/nowhere': not found\n"
 
 
+@pytest.mark.slow
 def test_snakemake_computes_the_same(project, tmp_path):
     other = project.copy(tmp_path / "project")
     for path in (other.folder / "data/annotated").iterdir():

@@ -97,6 +97,7 @@ def test_the_same_inputs_give_the_same_bytes(project, tmp_path):
     assert outs[0] == outs[1]
 
 
+@pytest.mark.slow
 def test_a_setting_of_one_student_leaves_the_others_alone(project, tmp_path):
     other = project.copy(tmp_path / "project")
     other.set(**{"distill.students": {**BOTH, "small": {"architecture": "ngrams", "buckets": 4096, "epochs": 1}}})

@@ -259,7 +259,8 @@ def interrupted(project: Project, number: int) -> int:
     return stage.returncode if stage.returncode >= 0 else 128 - stage.returncode  # as a shell says it
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_stage_that_was_stopped_or_killed_continues(finished, tmp_path, number):
     """With real processes: SIGTERM ends the stage at a checkpoint, with a line; SIGKILL leaves the last checkpoint."""
     project = finished.copy(tmp_path / "project")

@@ -58,6 +58,7 @@ def test_an_alarm_has_an_exit_status_of_its_own(project):
     assert unknown.returncode == 1 and unknown.stderr == "monitor: error: params.yaml: monitor.corpora has no nothing\n"
 
 
+@pytest.mark.slow
 def test_limits(project, tmp_path):
     strict = project.copy(tmp_path / "project")
     strict.set(**{"monitor.min_accuracy": 0.95, "monitor.min_agreement": 0.999})
