@@ -10,7 +10,7 @@ import torch
 from thinc.api import torch2xp, xp2torch
 from torch.nn.functional import embedding_bag
 
-from ..pieces.alignment import alignment_entries, concat_ranges
+from ..pieces.alignment import Factors, concat_ranges
 from ..pieces.packing import pack
 from ..pieces.pieces import Pieces
 from .kernels import attention
@@ -163,16 +163,18 @@ class Batch:
 
     def token_rows(self, hidden: torch.Tensor) -> torch.Tensor:
         """`A @ H` of all documents (see `pieces.alignment`): (n_pieces, width) -> (n_tokens, width)."""
-        tokens, pieces, weights = alignment_entries(self.joined)
-        order = np.argsort(tokens, kind="stable")
-        starts = np.searchsorted(tokens[order], np.arange(self.joined.n_tokens))
-        return embedding_bag(
-            self.to_device(pieces[order]),
+        pieces, factors = self.joined, Factors.of(self.joined)
+        rows = embedding_bag(
+            self.to_device(pieces.aligned_pieces.astype("int64")),
             hidden,
-            self.to_device(starts),
+            self.to_device(np.searchsorted(pieces.aligned_tokens, np.arange(pieces.n_tokens))),
             mode="sum",
-            per_sample_weights=self.to_device(weights[order]).to(self.dtype),
+            per_sample_weights=self.to_device(factors.weights).to(self.dtype),
         )
+        starts = np.searchsorted(factors.sentences, np.arange(len(pieces.sentence_tokens)))
+        sums = embedding_bag(self.to_device(factors.unaligned), hidden, self.to_device(starts), mode="sum")
+        shares = self.to_device(factors.token_shares).to(self.dtype)[:, None]
+        return rows.addcmul_(sums.index_select(0, self.to_device(factors.token_sentences)), shares)
 
     def join_gradients(
         self, d_docs: list[tuple[Any, Any]], scale: float

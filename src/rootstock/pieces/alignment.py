@@ -60,26 +60,47 @@ def concat_ranges(lengths: np.ndarray) -> np.ndarray:
     return np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
 
 
+class Factors(NamedTuple):
+    """A in two parts, whose size grows with the document, while the entries of A may grow with its square.
+
+    Aligned pieces: an entry of A for each pair of a token and a piece. Unaligned ones: A's rows for the tokens of a
+    sentence are equal, so the sum of these pieces is enough.
+    """
+
+    weights: np.ndarray  # float32 (n_pairs,) of the pairs of aligned_tokens and aligned_pieces
+    unaligned: np.ndarray  # int64, the pieces without a token
+    sentences: np.ndarray  # int64, the sentence of each of these
+    token_sentences: np.ndarray  # int64 (n_tokens,) the sentence of each token
+    token_shares: np.ndarray  # float32 (n_tokens,) 1/n if it is among the n tokens that truncation keeps, else 0
+
+    @classmethod
+    def of(cls, pieces: Pieces) -> "Factors":
+        tokens_per_piece = np.bincount(pieces.aligned_pieces, minlength=len(pieces.ids))
+        unaligned = np.flatnonzero(tokens_per_piece == 0)
+        numbers = np.arange(len(pieces.sentence_pieces))
+        token_sentences = np.repeat(numbers, pieces.sentence_tokens)
+        kept = pieces.kept_tokens[token_sentences]
+        return cls(
+            (1.0 / tokens_per_piece[pieces.aligned_pieces]).astype(np.float32),
+            unaligned,
+            np.repeat(numbers, pieces.sentence_pieces)[unaligned],
+            token_sentences,
+            ((concat_ranges(pieces.sentence_tokens) < kept) / np.maximum(kept, 1)).astype(np.float32),
+        )
+
+
 def alignment_entries(pieces: Pieces) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The nonzero entries of the alignment matrix A of one document.
 
     RETURNS: three arrays of equal length: token indices (int64), piece indices (int64), weights (float32).
     """
-    n_pieces = len(pieces.ids)
-    tokens_per_piece = np.bincount(pieces.aligned_pieces, minlength=n_pieces)
-    aligned_weights = 1.0 / tokens_per_piece[pieces.aligned_pieces]
-
-    # Each unaligned piece is distributed over the tokens of its sentence.
-    sentence_of = np.repeat(np.arange(len(pieces.sentence_pieces)), pieces.sentence_pieces)
-    unaligned = np.flatnonzero(tokens_per_piece == 0)
-    n_tokens = pieces.kept_tokens[sentence_of[unaligned]]
+    factors = Factors.of(pieces)
+    n_tokens = pieces.kept_tokens[factors.sentences]
     token_starts = np.cumsum(pieces.sentence_tokens) - pieces.sentence_tokens
-    unaligned_tokens = np.repeat(token_starts[sentence_of[unaligned]], n_tokens) + concat_ranges(n_tokens)
-    unaligned_weights = np.repeat(1.0 / np.maximum(n_tokens, 1), n_tokens)
-
+    unaligned_tokens = np.repeat(token_starts[factors.sentences], n_tokens) + concat_ranges(n_tokens)
     tokens = np.concatenate([pieces.aligned_tokens, unaligned_tokens]).astype(np.int64)
-    columns = np.concatenate([pieces.aligned_pieces, np.repeat(unaligned, n_tokens)]).astype(np.int64)
-    return tokens, columns, np.concatenate([aligned_weights, unaligned_weights]).astype(np.float32)
+    columns = np.concatenate([pieces.aligned_pieces, np.repeat(factors.unaligned, n_tokens)]).astype(np.int64)
+    return tokens, columns, np.concatenate([factors.weights, factors.token_shares[unaligned_tokens]])
 
 
 def pieces_of_tokens(pieces: Pieces, start: int, end: int) -> list[list[int]]:
@@ -93,10 +114,16 @@ def add_tensor_gradient(doc: Doc, d_tensor: Any) -> None:
 
     d_tensor: array (n_tokens, width).
     """
-    tokens, columns, weights = alignment_entries(Pieces.of(doc))
+    pieces = Pieces.of(doc)
+    factors = Factors.of(pieces)
     xp = get_array_module(d_tensor)
     gradient = doc._.trf_d_last_hidden_state
-    xp.add.at(gradient, xp.asarray(columns), d_tensor[xp.asarray(tokens)] * xp.asarray(weights)[:, None])
+    d_pairs = d_tensor[xp.asarray(pieces.aligned_tokens)] * xp.asarray(factors.weights)[:, None]
+    xp.add.at(gradient, xp.asarray(pieces.aligned_pieces), d_pairs)
+    d_sentences = xp.zeros((len(pieces.sentence_tokens), d_tensor.shape[1]), d_tensor.dtype)
+    d_tokens = d_tensor * xp.asarray(factors.token_shares)[:, None]
+    xp.add.at(d_sentences, xp.asarray(factors.token_sentences), d_tokens)
+    gradient[xp.asarray(factors.unaligned)] += d_sentences[xp.asarray(factors.sentences)]
     doc._.trf_d_last_hidden_state = gradient
 
 

@@ -1,3 +1,4 @@
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModel, AutoTokenizer
 
+from rootstock.pieces.alignment import add_tensor_gradient
 from rootstock.pieces.pieces import Pieces
 from tests.conftest import ARTICLE, pipeline
 from tests.rootstock.strategies import texts
@@ -133,6 +135,17 @@ def test_a_piece_in_two_windows_has_the_mean_of_its_rows(tiny_nlp):
         n_windows[window] += 1
     assert n_windows.max() >= 2
     np.testing.assert_allclose(doc._.trf_last_hidden_state, rows / n_windows[:, None], atol=1e-5)
+
+
+def test_memory_grows_with_a_long_unit_and_not_with_its_square(tiny):
+    """Each of its windows has pieces that belong to all its tokens. As entries of a matrix, they would take 800 MB."""
+    nlp = pipeline(tiny, spans="document")
+    doc = nlp.get_pipe("trf_wordpiecer")(nlp.make_doc("word " * 8000))
+    tracemalloc.start()
+    nlp.get_pipe("trf_tok2vec")(doc)
+    add_tensor_gradient(doc, doc.tensor)
+    assert tracemalloc.get_traced_memory()[1] < 50e6
+    tracemalloc.stop()
 
 
 def test_bf16_is_close_to_fp32(minilm, nlp):
