@@ -118,6 +118,7 @@ WORKFLOW = {
     "stages": {"corpus", "engine", "files", "model", "records"},
     "search": {"engine", "model", "records"},
     "partition": {"corpus", "engine", "files"},
+    "first_labels": {"corpus", "engine", "model"},
     "monitor": {"engine", "files", "records"},
     "predict": {"corpus", "engine", "files", "model", "records"},
 }
