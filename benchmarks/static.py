@@ -15,9 +15,13 @@ from . import data
 
 SST2 = data.SHARED / "sst2"
 COPIES = 11  # of the test split, so that a round takes seconds
+ONE = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")  # read when NumPy is imported
+os.environ |= dict.fromkeys(ONE, "1") | {"TOKENIZERS_PARALLELISM": "false"}
 
 
-class Contender:
+class Timed:
+    mb: float  # size on disk
+
     def __call__(self) -> dict[str, Any]:
         rows = data.read_rows(SST2 / "test.jsonl")
         texts = [row["text"] for row in rows]
@@ -28,14 +32,12 @@ class Contender:
         speed = sum(map(data.count_words, texts)) / (time.perf_counter() - start)
         return {"words_per_second": speed, "accuracy": sum(right) / len(right), "mb": self.mb}
 
-    mb: float  # size on disk
-
     def predict(self, texts: list[str]) -> Iterable[str]:
         """RETURNS: a label per text."""
         raise NotImplementedError
 
 
-class Student(Contender):
+class Student(Timed):
     def __init__(self, pipeline: str) -> None:
         import spacy
 
@@ -45,12 +47,11 @@ class Student(Contender):
         return [max(doc.cats, key=doc.cats.__getitem__) for doc in self.nlp.pipe(texts, batch_size=128)]
 
 
-class Model2Vec(Contender):
+class Model2Vec(Timed):
     """Model2Vec's own recipe, with its defaults, on the labels of train and those that a teacher has predicted."""
 
     def __init__(self, weights: str, annotated: str) -> None:
         """annotated: a folder of folders that the stage `annotate` has left."""
-        os.environ |= {"RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
         import torch
         from model2vec.distill import distill
         from model2vec.train import StaticModelForClassification

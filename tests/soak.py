@@ -1,4 +1,4 @@
-"""Tests that try many cases: a few in `make test`, many in `make soak`. Both print how many at their end."""
+"""Tests that try many cases: a few in `make test` or among the slow tests, many in `make soak`. All print how many."""
 
 import functools
 import random
@@ -14,7 +14,7 @@ tried: Counter[str] = Counter()  # cases by surface, in the test that runs
 
 
 def cases(short: int, many: int) -> int:
-    """How many cases to try, in `make test` and in `make soak`."""
+    """How many cases to try, without `--soak` and with it."""
     return many if long else short
 
 

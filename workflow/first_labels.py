@@ -1,7 +1,7 @@
 """Choose the first texts to label: `python -m workflow.first_labels FILE --labels A B > tasks.jsonl`.
 
-There is no model yet. The chosen texts represent all others: of each cluster of vectors, which the transformer computes
-as it is, the one at its centre.
+There is no model yet. The chosen texts represent all others: each is at the centre of a cluster of vectors from the
+pretrained transformer.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from .corpus import rows, slices, tasks
 from .corpus.rows import Tally
-from .engine import params
-from .engine.errors import Problem, printable
+from .engine import command, params
+from .engine.errors import Problem
 from .engine.params import Params
 
 WEIGHTS = Path("data/weights")
@@ -36,15 +37,13 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.rows < 1:
         parser.error("--rows must be 1 or more")
-    try:
-        settings = params.load()
-        if not (WEIGHTS / "config.json").is_file():
-            raise Problem("data/weights is missing: `dvc repro download_weights` fetches it")
-        texts = read(arguments.sources, settings.data.on_bad_row)
-        for text in choose(texts, min(arguments.rows, len(texts)), settings):
-            print(json.dumps(tasks.task(text, arguments.labels, settings.data.exclusive, [], {}), ensure_ascii=False))
-    except Problem as problem:
-        sys.exit(printable(f"first_labels: error: {problem}"))
+    settings = params.load()
+    if not (WEIGHTS / "config.json").is_file():
+        raise Problem("data/weights is missing: `dvc repro download_weights` fetches it")
+    texts = read(arguments.sources, settings.data.on_bad_row)
+    for text in choose(texts, min(arguments.rows, len(texts)), settings):
+        print(json.dumps(tasks.task(text, arguments.labels, settings.data.exclusive, [], {}), ensure_ascii=False))
+    sys.stdout.flush()  # here, where an error has its one line
 
 
 def read(sources: Iterable[Path], on_bad_row: str) -> list[str]:
@@ -54,7 +53,9 @@ def read(sources: Iterable[Path], on_bad_row: str) -> list[str]:
     for source in sources:
         if not source.exists():
             raise Problem(f"{source}: not found")
-        for path in slices.files(source)[0]:
+        if not (files := slices.files(source)[0]):
+            raise Problem(f"{source} has no rows in {', '.join(rows.READERS | rows.UNLABELLED)}")
+        for path in files:
             for record in rows.read_unlabelled(path, rows.parse(path), on_bad_row=on_bad_row, tally=tally):
                 texts[record.text] = None
     if not texts:
@@ -69,11 +70,13 @@ def choose(texts: list[str], n: int, settings: Params) -> list[str]:
 
     make_deterministic(settings)
     nlp, rng = build(settings, WEIGHTS, []), np.random.default_rng(settings.seed)
-    chosen = choice.by_diversity(
-        np.zeros(len(texts)), lambda found: vectors.of_texts(nlp, [texts[i] for i in found]), n, rng
-    )
+
+    def vectors_of(found: np.ndarray) -> np.ndarray:
+        return vectors.of_texts(nlp, tqdm([texts[i] for i in found], "read", unit=" texts", disable=None))
+
+    chosen = choice.by_diversity(np.zeros(len(texts)), vectors_of, n, rng)
     return [texts[i] for i in chosen]
 
 
 if __name__ == "__main__":
-    main()
+    command.main("first_labels", main)

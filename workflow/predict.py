@@ -7,7 +7,6 @@ its columns, and what the model predicts.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -18,10 +17,9 @@ from tqdm import tqdm
 
 from .corpus import rows
 from .corpus.rows import STDIN, Record, Tally
-from .engine import params
+from .engine import command, params
 from .engine.attempt import read_receipt, require_as_made
 from .engine.errors import Problem
-from .engine.stage import in_one_line
 from .files import digest
 
 
@@ -79,13 +77,4 @@ def find(model: str, settings: params.Params, tmp: Path) -> str | Path:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except BrokenPipeError:  # such as `... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it flushes
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except Exception as error:
-        if not (said := in_one_line(error)):
-            raise
-        sys.exit(f"predict: error: {said}")
+    command.main("predict", main)

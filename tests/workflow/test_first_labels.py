@@ -46,6 +46,20 @@ def test_all_texts_if_more_are_asked_for(project):
     assert sorted(found) == sorted([f"The {thing}." for thing in THINGS] + [f"The {thing} again" for thing in THINGS])
 
 
+def test_texts_with_equal_vectors_are_not_chosen_twice(project):
+    (project.folder / "case.txt").write_text(
+        "".join(f"The {t}.\nTHE {t}.\nthe {t.upper()}.\n" for t in THINGS), "utf-8"
+    )
+    found = [json.loads(line)["text"] for line in call(project, "case.txt", "--rows", "4").stdout.splitlines()]
+    assert sorted(text.lower() for text in found) == sorted(f"the {thing}." for thing in THINGS)
+
+
+def test_a_closed_pipe_is_no_error(project):
+    command = "python -m workflow.first_labels texts --labels A | head -n 1 && exit ${PIPESTATUS[0]}"
+    done = project.call("bash", "-c", command)
+    assert len(done.stdout.splitlines()) == 1 and "Traceback" not in done.stderr
+
+
 def test_messages(project, tmp_path):
     def said(*arguments):
         done = call(project, *arguments, check=False)
@@ -53,6 +67,8 @@ def test_messages(project, tmp_path):
         return done.stderr
 
     assert said("nowhere") == "first_labels: error: nowhere: not found\n"
+    (project.folder / "empty").mkdir()
+    assert said("empty").startswith("first_labels: error: empty has no rows in .jsonl, ")
     (project.folder / "none.txt").write_text("\n")
     assert said("none.txt") == "first_labels: error: there is no row with a text\n"
     (project.folder / "bad.jsonl").write_text('{"text": 1}\n')

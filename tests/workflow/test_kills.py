@@ -1,4 +1,4 @@
-"""kill -9 at any moment: the next run ends with the same bytes, and nobody has to clean up. Many kills: `make soak`."""
+"""kill -9 at any moment: the next run ends with the same bytes, and nobody has to clean up. One with --slow, many with `make soak`."""
 
 import os
 import random

@@ -54,7 +54,7 @@ def deferred(ends_with_parent: bool = False) -> Iterator[Callable[[], bool]]:
 
 
 def _is_asked() -> bool:
-    if _asked is None:  # asked first: a signal between the two lines would start a timer that nobody cancels
+    if _asked is None:  # before the timer ends: a signal in between would start one that nobody cancels
         return False
     _late.cancel()
     return True

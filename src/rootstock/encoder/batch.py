@@ -165,7 +165,7 @@ class Batch:
         """`A @ H` of all documents (see `pieces.alignment`): (n_pieces, width) -> (n_tokens, width)."""
         pieces, factors = self.joined, Factors.of(self.joined)
         rows = embedding_bag(
-            self.to_device(pieces.aligned_pieces.astype("int64")),
+            self.to_device(pieces.aligned_pieces),
             hidden,
             self.to_device(np.searchsorted(pieces.aligned_tokens, np.arange(pieces.n_tokens))),
             mode="sum",

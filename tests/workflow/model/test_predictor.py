@@ -80,7 +80,7 @@ def resident(n):
     return psutil.Process().memory_info().rss
 
 warm = resident(8)
-print(resident(40) / warm)
+print(resident(40) - warm)
 """
 
 
@@ -90,7 +90,7 @@ def test_memory_does_not_grow_with_new_shapes(model):
     command = [sys.executable, "-c", MEMORY, str(model)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert float(done.stdout) < 1.04
+    assert int(done.stdout) < 25e6
 
 
 @pytest.mark.slow
