@@ -43,7 +43,7 @@ def run(full: bool) -> Report:
     rounds = run_interleaved(contenders, [{}] * 3)
     peer = rounds[0][MODEL2VEC]
     notes.append(f"{MODEL2VEC}: test {peer['accuracy']:.4f}, {peer['mb']:.1f} MB")
-    report = Report("distill", notes=notes)
+    report = Report("distill", notes=notes, threads="1")
     speeds = extract(rounds, "words_per_second")
     report.add(Measurement("SST-2's test split, one core", "words/s", MODEL2VEC, speeds))
     return report

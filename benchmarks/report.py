@@ -21,6 +21,7 @@ class Report:
     name: str
     measured: list[Measurement] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    threads: str = THREADS  # per contender
 
     def add(self, measurement: Measurement) -> None:
         self.measured.append(measurement)
@@ -28,7 +29,7 @@ class Report:
     def write(self, folder: Path) -> str:
         """Write NAME.json, NAME.md and NAME.png. RETURNS: the Markdown."""
         folder.mkdir(parents=True, exist_ok=True)
-        machine = describe_machine()
+        machine = describe_machine(self.threads)
         notes = ["\n## Notes\n", *(f"- {note}" for note in self.notes)] if self.notes else []
         markdown = "\n".join([f"# {self.name}\n", machine, *_tables(self.measured), *notes]) + "\n"
         (folder / f"{self.name}.json").write_text(json.dumps({"machine": machine, **asdict(self)}, indent=2) + "\n")
@@ -37,12 +38,11 @@ class Report:
         return markdown
 
 
-def describe_machine() -> str:
+def describe_machine(threads: str = THREADS) -> str:
     cpuinfo = Path("/proc/cpuinfo").read_text().splitlines()
     model = next((line.split(":")[1].strip() for line in cpuinfo if line.startswith("model name")), platform.machine())
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    threads = f"{THREADS} threads per contender"
-    return f"{model}, {os.cpu_count()} cores, {threads}, load average {os.getloadavg()[0]:.1f}, {now}"
+    return f"{model}, {os.cpu_count()} cores, threads per contender: {threads}, load average {os.getloadavg()[0]:.1f}, {now}"
 
 
 def _tables(measurements: Sequence[Measurement]) -> list[str]:
