@@ -42,7 +42,8 @@ def describe_machine(threads: str = THREADS) -> str:
     cpuinfo = Path("/proc/cpuinfo").read_text().splitlines()
     model = next((line.split(":")[1].strip() for line in cpuinfo if line.startswith("model name")), platform.machine())
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    return f"{model}, {os.cpu_count()} cores, threads per contender: {threads}, load average {os.getloadavg()[0]:.1f}, {now}"
+    load = f"load average {os.getloadavg()[0]:.1f}"
+    return f"{model}, {os.cpu_count()} cores, threads per contender: {threads}, {load}, {now}"
 
 
 def _tables(measurements: Sequence[Measurement]) -> list[str]:
