@@ -129,6 +129,7 @@ def test_a_reader_that_stops_early_is_no_error(project):
     assert json.loads(done.stdout)["text"] == "Row 0." and done.stderr == b""
 
 
+@pytest.mark.slow
 def test_a_model_of_mlflow_and_an_installed_package(project, tmp_path):
     project.module("records.ledger")
     expected = predict(project, "base", stdin=jsonl(ROWS))[0]

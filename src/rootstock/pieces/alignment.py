@@ -75,6 +75,7 @@ class Factors(NamedTuple):
 
     @classmethod
     def of(cls, pieces: Pieces) -> "Factors":
+        """Compute them for one document, or for several that are joined."""
         tokens_per_piece = np.bincount(pieces.aligned_pieces, minlength=len(pieces.ids))
         unaligned = np.flatnonzero(tokens_per_piece == 0)
         numbers = np.arange(len(pieces.sentence_pieces))

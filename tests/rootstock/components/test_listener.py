@@ -170,6 +170,7 @@ def test_backward_pass_does_not_wait_for_a_head_without_gradient(tiny):
     assert changes[0] > 0 and changes[1] == pytest.approx(changes[0], rel=0.5)
 
 
+@pytest.mark.slow
 def test_spacy_train_from_a_config(tiny, tmp_path):
     """The trained pipeline's config does not contain the path of the weights."""
     nlp = pipeline(tiny)

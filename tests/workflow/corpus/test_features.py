@@ -72,6 +72,7 @@ def test_only_a_pipeline_that_would_compute_the_same_features_reads_them(tiny, t
     assert features.folder(inputs, "dev", nlp) == tmp_path / "pieces", "another head reads other rows"
 
 
+@pytest.mark.slow
 def test_points_of_a_sweep_reuse_stored_features(finished, tmp_path):
     """Curves and predictions are the same as without stored features, and change if the stored features change."""
     project = finished.copy(tmp_path / "project")

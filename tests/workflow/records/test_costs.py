@@ -72,6 +72,7 @@ def test_a_failed_stage_counts_as_spent(finished, tmp_path):
     assert failed["stage"] == "sentencize@dev" and failed["kwh_high"] > 0 and "outs" not in failed
 
 
+@pytest.mark.slow
 def test_damaged_records_are_named(finished, tmp_path):
     """Of an attempt: the ledger goes on without it. Of a result: the next `dvc repro` makes the result anew."""
     project = finished.copy(tmp_path / "project")
@@ -109,6 +110,7 @@ def test_a_damaged_wheel_is_noticed_and_made_anew(finished, tmp_path):
     project.module("records.ledger")
 
 
+@pytest.mark.slow
 def test_the_model_card_has_the_same_figures_as_mlflow(finished, tmp_path):
     project = finished.copy(tmp_path / "project")
     project.module("records.ledger")

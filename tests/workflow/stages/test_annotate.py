@@ -65,6 +65,7 @@ def test_a_slice_is_summed_up(project):
     }
 
 
+@pytest.mark.slow
 def test_the_ledger_sums_up_a_corpus(project, tmp_path):
     recorded = project.copy(tmp_path / "project")
     said = recorded.module("records.ledger").stdout
@@ -155,6 +156,7 @@ def test_a_bad_row_stops_or_is_counted(project, tmp_path):
     assert sum(r["skipped"] for r in reports) == 1 and sum(r["documents"] for r in reports) == 12
 
 
+@pytest.mark.slow
 def test_a_corpus_that_is_edited_must_be_cut_again(project, tmp_path):
     edited = project.copy(tmp_path / "project")
     write(edited, "a.jsonl", ["Other.", *TEXTS[1:]])
