@@ -13,9 +13,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from ..engine import dag, params
+from ..engine import command, dag, params
 from ..engine.attempt import SPENT, require_as_made
-from ..engine.errors import Problem
 from ..files import digest
 from ..model.points import at_point
 from . import costs, summary
@@ -145,7 +144,4 @@ def write_card(folder: Path, receipts: Receipts) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except Problem as problem:
-        sys.exit(f"ledger: error: {problem}")
+    command.main("ledger", main)

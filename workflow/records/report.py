@@ -8,12 +8,11 @@ from __future__ import annotations
 import base64
 import io
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..engine import dag, params
+from ..engine import command, dag, params
 from ..engine.attempt import SPENT, read_records
 from ..engine.errors import Problem
 from . import audits, corpora, costs, ledger, monitors, students
@@ -228,7 +227,4 @@ def _alignment(doc: Any) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except Problem as problem:
-        sys.exit(f"report: error: {problem}")
+    command.main("report", main)
