@@ -29,7 +29,7 @@ def run(*targets: str, **changes: Any) -> Path:
     changes = {"data": {"folder": str(data.SHARED / "sst2")}, "finetune": {"epochs": 3}, **changes}
     for section, values in changes.items():
         params[section] |= values
-    params["threads"] = 1  # a result depends on their number
+    params["threads"] = 1  # results depend on the number of threads
     (FOLDER / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), "utf-8")
     env = {**os.environ, "PYTHONPATH": f"{FOLDER / 'src'}{os.pathsep}{FOLDER}"}
     for command in (["workflow.partition"], ["dvc", "repro", "--quiet", *targets]):

@@ -51,7 +51,7 @@ class Model2Vec(Timed):
     """Model2Vec's own recipe, with its defaults, on the labels of train and those that a teacher has predicted."""
 
     def __init__(self, weights: str, annotated: str) -> None:
-        """annotated: a folder of folders that the stage `annotate` has left."""
+        """annotated: the folder with the annotated slices."""
         import torch
         from model2vec.distill import distill
         from model2vec.train import StaticModelForClassification

@@ -32,7 +32,9 @@ ARTICLE = (
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the tests that take many seconds or minutes each, too")
     parser.addoption("--cold", action="store_true", help="start each command of the workflow by itself, as users do")
-    parser.addoption("--soak", action="store_true", help="try many cases where a test draws them at random")
+    parser.addoption(
+        "--soak", action="store_true", help="try many cases where a test draws them at random; runs slow tests, too"
+    )
     parser.addoption(
         "--soak-seed", type=int, default=soak.start, help="seed of the cases, as an earlier run printed it"
     )

@@ -53,11 +53,9 @@ def read(sources: Iterable[Path], on_bad_row: str) -> list[str]:
     for source in sources:
         if not source.exists():
             raise Problem(f"{source}: not found")
-        if not (files := slices.files(source)[0]):
+        if not slices.files(source)[0]:
             raise Problem(f"{source} has no rows in {', '.join(rows.READERS | rows.UNLABELLED)}")
-        for path in files:
-            for record in rows.read_unlabelled(path, rows.parse(path), on_bad_row=on_bad_row, tally=tally):
-                texts[record.text] = None
+        texts |= {record.text: None for record in slices.read(source, on_bad_row, tally)}
     if not texts:
         raise Problem("there is no row with a text")
     return list(texts)

@@ -46,6 +46,12 @@ def files(source: Path) -> tuple[list[Path], list[Path]]:
     return [path for path in found if path.suffix in known], [path for path in found if path.suffix not in known]
 
 
+def read(source: Path, on_bad_row: str, tally: rows.Tally) -> Iterator[rows.Record]:
+    """The rows of a file, or of the files of a folder."""
+    for path in files(source)[0]:
+        yield from rows.read_unlabelled(path, rows.parse(path), on_bad_row=on_bad_row, tally=tally)
+
+
 def cut(corpus: str, source: Path, n_rows: int, seen: dict[str, Any]) -> dict[str, Slice]:
     """The slices of a file, or of the files of a folder. Raises Problem if there is none, or a file cannot be read.
 

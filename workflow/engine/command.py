@@ -1,4 +1,4 @@
-"""What people type that is no stage: errors are one line, a closed pipe is no error."""
+"""Run a command that is no stage. An error is one line, and a closed pipe is no error."""
 
 from __future__ import annotations
 

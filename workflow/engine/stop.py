@@ -54,7 +54,7 @@ def deferred(ends_with_parent: bool = False) -> Iterator[Callable[[], bool]]:
 
 
 def _is_asked() -> bool:
-    if _asked is None:  # before the timer ends: a signal in between would start one that nobody cancels
+    if _asked is None:  # first: if a signal came after `cancel`, its timer would never be cancelled
         return False
     _late.cancel()
     return True

@@ -26,7 +26,7 @@ BATCH = 128  # documents that the pipeline gets at a time
 CHUNK = 8 * BATCH  # documents that a process gets at a time
 CHARACTERS = 1_000_000  # of a chunk; one document may have more
 
-# oneDNN and its use in PyTorch each keep what they have prepared for the last 1,024 shapes of a matrix product: 200 MB.
+# oneDNN, and PyTorch's code for it, each keep prepared code for the last 1,024 shapes of a product: 200 MB in all.
 CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
 
 Row = TypeVar("Row")

@@ -33,7 +33,8 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
     make_deterministic(params)
     out, level = outputs["monitor"], params.evaluate.confidence
     tally = Tally()
-    records, n_rows = drawn(read(Path(params.monitor.corpora[out.name]), params, tally), params.seed)
+    stream = slices.read(Path(params.monitor.corpora[out.name]), params.data.on_bad_row, tally)
+    records, n_rows = drawn(stream, params.seed)
     if len(records) < LEAST:
         raise Problem(f"monitor.corpora.{out.name} has {len(records)} rows: {LEAST} or more are needed")
     nlp = spacy.load(inputs["best"] / "pipeline")
@@ -89,12 +90,6 @@ def drawn(records: Iterator[Record], seed: int) -> tuple[list[Record], int]:
         elif (place := rng.randrange(n)) < MOST:
             kept[place] = (n, record)
     return [record for _, record in sorted(kept, key=lambda pair: pair[0])], n
-
-
-def read(source: Path, params: Params, tally: Tally) -> Iterator[Record]:
-    """The rows of a file, or of the files of a folder."""
-    for path in slices.files(source)[0]:
-        yield from rows.read_unlabelled(path, rows.parse(path), on_bad_row=params.data.on_bad_row, tally=tally)
 
 
 def _split(inputs: dict[str, Path], split: str, nlp: spacy.Language) -> Iterator[Doc]:

@@ -61,13 +61,13 @@ def concat_ranges(lengths: np.ndarray) -> np.ndarray:
 
 
 class Factors(NamedTuple):
-    """A in two parts, whose size grows with the document, while the entries of A may grow with its square.
+    """A in two parts. Their size grows with the document's length; the number of A's entries may grow with its square.
 
-    Aligned pieces: an entry of A for each pair of a token and a piece. Unaligned ones: A's rows for the tokens of a
-    sentence are equal, so the sum of these pieces is enough.
+    Aligned pieces: an entry of A for each pair of a token and a piece. Unaligned pieces: all tokens that a sentence
+    keeps have the same entries, so the sum of these pieces is enough.
     """
 
-    weights: np.ndarray  # float32 (n_pairs,) of the pairs of aligned_tokens and aligned_pieces
+    weights: np.ndarray  # float32 (n_pairs,) the weight of each pair in aligned_tokens and aligned_pieces
     unaligned: np.ndarray  # int64, the pieces without a token
     sentences: np.ndarray  # int64, the sentence of each of these
     token_sentences: np.ndarray  # int64 (n_tokens,) the sentence of each token
