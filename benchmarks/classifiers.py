@@ -49,32 +49,17 @@ class Rootstock:
         self.params, self.weights = params.Params.model_validate(settings), Path(weights)
 
     def __call__(self, folder: str, seed: int) -> dict[str, Any]:
-        import json
-        from contextlib import nullcontext
-
         import spacy
 
         from workflow.corpus.predictions import arrays, predict
         from workflow.model import scores
-        from workflow.stages import finetune, sentencize, wordpiece
 
-        finetune.live.run = lambda *_: nullcontext(Silent())  # type: ignore[assignment]
-        settings = self.params.model_copy(
-            update={"seed": seed, "data": self.params.data.model_copy(update={"folder": folder})}
-        )
+        data_here = self.params.data.model_copy(update={"folder": folder})
+        settings = self.params.model_copy(update={"seed": seed, "data": data_here})
         with tempfile.TemporaryDirectory() as tmp:
             start = time.perf_counter()
             inputs = {"weights": self.weights, "features": Path(tmp)}
-            (Path(tmp) / "report.json").write_text("{}")  # no features
-            for split in ("train", "dev", "test"):
-                sentences, pieces = Path(tmp, "sentences", split), Path(tmp, "wordpieces", split)
-                for out in (sentences, pieces):
-                    out.mkdir(parents=True)
-                sentencize.run(settings, {}, {"sentences": sentences})
-                wordpiece.run(settings, {"sentences": sentences, "weights": self.weights}, {"wordpieces": pieces})
-                inputs[f"wordpieces/{split}"] = pieces
-            model = Path(tmp, "base")
-            finetune.run(settings, inputs, {"model": model, "checkpoint": Path(tmp, "checkpoint")})
+            model = self.train(settings, inputs, Path(tmp))
             seconds = time.perf_counter() - start
             nlp = spacy.load(model / "pipeline")
             labels = list(nlp.get_pipe("trf_textcat").labels)
@@ -82,8 +67,47 @@ class Rootstock:
             for split in ("dev", "test"):
                 gold, predicted = arrays(predict(nlp, inputs[f"wordpieces/{split}"], labels), len(labels))
                 found[split] = float(scores.correct(gold, scores.decide(predicted, True)).mean())
-            curve = json.loads((model / "dev_curve.json").read_text())
-        return {"seconds": seconds, **found, "steps": curve[-1]["step"]}
+        return {"seconds": seconds, **found}
+
+    def train(self, settings: Any, inputs: dict[str, Path], tmp: Path) -> Path:
+        """Adds the splits to `inputs`. RETURNS: the folder of the model."""
+        from contextlib import nullcontext
+
+        from workflow.stages import finetune, sentencize, wordpiece
+
+        finetune.live.run = lambda *_: nullcontext(Silent())  # type: ignore[assignment]
+        (tmp / "report.json").write_text("{}")  # no features
+        for split in ("train", "dev", "test"):
+            sentences, pieces = tmp / "sentences" / split, tmp / "wordpieces" / split
+            for out in (sentences, pieces):
+                out.mkdir(parents=True)
+            sentencize.run(settings, {}, {"sentences": sentences})
+            wordpiece.run(settings, {"sentences": sentences, "weights": self.weights}, {"wordpieces": pieces})
+            inputs[f"wordpieces/{split}"] = pieces
+        finetune.run(settings, inputs, {"model": tmp / "base", "checkpoint": tmp / "checkpoint"})
+        return tmp / "base"
+
+
+class SelfTraining(Rootstock):
+    """Besides, `annotate` predicts unlabelled text, and `distill` trains a transformer on what it is surest of."""
+
+    def train(self, settings: Any, inputs: dict[str, Path], tmp: Path) -> Path:
+        from workflow.corpus import slices
+        from workflow.files import write_json
+        from workflow.stages import annotate, distill
+
+        inputs["best"], inputs["annotated"] = super().train(settings, inputs, tmp), tmp / "annotated"
+        for name, part in slices.cut("more", Path(settings.data.folder) / "unlabelled.jsonl", 10**6, {}).items():
+            out = inputs["annotated"] / name
+            out.mkdir(parents=True)
+            write_json(out / annotate.REPORT, annotate.annotate(part, inputs["best"] / "pipeline", settings, out))
+        learners = settings.distill.model_copy(update={"students": {"again": AGAIN}})
+        (tmp / "again").mkdir()
+        distill.run(settings.model_copy(update={"distill": learners}), inputs, {"student": tmp / "again"})
+        return tmp / "again"
+
+
+AGAIN = {"architecture": "transformer", "gold": 1.0, "surest": 1000, "hard_labels": True, "epochs": 2}
 
 
 class Silent:

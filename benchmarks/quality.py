@@ -27,6 +27,7 @@ Rows = list[dict[str, str]]
 CELLS = RESULTS / "quality.jsonl"
 TEST = 1000  # documents of a long test split
 SHORT = 3  # draws without --full
+UNLABELLED = 3000  # documents
 
 
 class Task(NamedTuple):
@@ -79,6 +80,9 @@ def contenders(task: Task) -> dict[str, Contender]:
         Contender("spaCy, bag of words", f"{here}:SpacyTextcat", config="bow"),
         Contender("spaCy, CNN", f"{here}:SpacyTextcat", config="cnn"),
     ]
+    if task.per_class:
+        changes = {"finetune.epochs": task.epochs}
+        made.append(Contender("rootstock, self-training", f"{here}:SelfTraining", **settings, changes=changes))
     if task.per_class or task.corpus == "imdb":  # with thousands of rows it takes hours
         made.append(Contender("SetFit", f"{here}:SetFit", **peers, weights=data.WEIGHTS))
     return {contender.name: contender for contender in made}
@@ -122,7 +126,7 @@ def measure(title: str, task: Task, contender: Contender, draws: list[int]) -> N
 
 
 def draw_rows(task: Task, draw: int) -> dict[str, Rows]:
-    """The rows of train, dev and test: the same for all contenders, others in each draw.
+    """The rows of train, dev and test, and unlabelled ones: the same for all contenders, others in each draw.
 
     The sample is cut anew. Elsewhere test is that of the data set; without a dev split, a tenth of what is drawn from
     train is dev, and as much as train where few examples of a class are drawn.
@@ -144,7 +148,9 @@ def draw_rows(task: Task, draw: int) -> dict[str, Rows]:
             by_label[row["label"]].append(row)
         n, groups = task.per_class, [by_label[label] for label in sorted(by_label)]
         train, dev = ([row for group in groups for row in group[part]] for part in (slice(n), slice(n, 2 * n)))
-        return {"train": train, "dev": dev, "test": test}
+        used = {row["text"] for row in train + dev}
+        unlabelled = [{"text": row["text"]} for row in rows if row["text"] not in used][:UNLABELLED]
+        return {"train": train, "dev": dev, "test": test, "unlabelled": unlabelled}
     if (folder / "dev.jsonl").is_file():
         return {"train": rows[: task.rows], "dev": data.read_rows(folder / "dev.jsonl"), "test": test}
     rows = rows[: task.rows]

@@ -26,7 +26,7 @@ def reduced(doc: Doc, rows: Any) -> Doc:
 
 def folder(inputs: dict[str, Path], split: str, nlp: Language) -> Path:
     """The folder to read a split from: features if this pipeline would compute the same ones, else wordpieces."""
-    if not nlp.has_pipe("trf_tok2vec"):
+    if "features" not in inputs or not nlp.has_pipe("trf_tok2vec"):  # a student
         return inputs[f"wordpieces/{split}"]
     features, tok2vec = inputs["features"], nlp.get_pipe("trf_tok2vec")
     frozen = not tok2vec.trainable and tok2vec.saved_precision == "fp32"

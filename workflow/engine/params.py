@@ -122,13 +122,15 @@ class Finetune(_Section):
 
 
 class Learner(_Section):
-    architecture: Literal["cnn", "ngrams"]
+    architecture: Literal["cnn", "ngrams", "transformer"]
     vectors: Annotated[int, Field(ge=0, le=300)]
     depth: Annotated[int, Field(ge=1, le=8)]
     ngram_size: Annotated[int, Field(ge=1, le=5)]
     buckets: Annotated[int, Field(ge=2, le=2**24), AfterValidator(_power_of_two)]
     gold: Annotated[float, Field(ge=0, le=1)]
     documents: Count
+    surest: Count | None
+    hard_labels: bool
     epochs: Count
     batch_size: Count
     learning_rate: Annotated[float, Field(gt=0)]

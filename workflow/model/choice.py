@@ -1,4 +1,4 @@
-"""Which unlabelled rows to label next: strategies by the setting `select.by`. RETURNS: indices, the first the best."""
+"""Strategies that choose the rows to label next, by the setting `select.by`. RETURNS: indices of rows, best first."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 Vectors = Callable[[np.ndarray], np.ndarray]  # from indices of rows (n,) to their vectors (n, width)
-NEAR = 3  # times as many unsure rows are clustered as are chosen
+NEAR = 3  # unsure rows to cluster, for each row to choose
 MOST = 20_000  # rows to cluster for diversity; if there are more, these are drawn at random
 
 

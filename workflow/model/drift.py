@@ -96,7 +96,7 @@ def _ranks(name: str, test: np.ndarray, recent: np.ndarray) -> Finding:
 
 
 def _new(side: Sample, known: set[str]) -> np.ndarray:
-    """How many words of each document are not known, relative to the square root of its length, as chance varies."""
+    """The unknown words of each document, divided by the square root of its length, with which chance varies them."""
     new = np.array([sum(word not in known for word in words) for words in side.words], float)
     return new / np.sqrt(np.maximum([len(words) for words in side.words], 1))
 
@@ -115,7 +115,7 @@ def _fisher(test: np.ndarray, recent: np.ndarray) -> float:
 
 
 def _told_apart(test: Sample, recent: Sample, seed: int) -> tuple[float, float, list[str]]:
-    """How well a classifier of words, trained on half of the documents, tells recent ones among the others from test.
+    """How well a classifier of words, trained on half of all documents, tells recent ones from test in the other half.
 
     RETURNS: area under the ROC curve, p-value (Mann and Whitney's test, one side), the most telling words.
     """

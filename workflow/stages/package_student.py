@@ -1,4 +1,4 @@
-"""Build the wheel of a student, install it in an environment with spaCy alone, and compare student and teacher."""
+"""Build the wheel of a student, install it where there is only what it needs, and compare student and teacher."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from ..engine.params import Params
 from ..engine.stage import main
 from ..files import write_json
 from ..model import scores, speed
-from ..model.card import listed, model_card, score_table
+from ..model.card import listed, model_card, origin, score_table
 from ..model.determinism import make_deterministic
 from ..model.sbom import write_sbom
-from ..model.wheels import build_pipeline, check_predictions
+from ..model.wheels import build_library, build_pipeline, check_predictions
 
 TIMED = 500  # test documents
 
@@ -32,7 +32,7 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> di
     models = {"teacher": inputs["best"] / "pipeline", "student": inputs["student"] / "pipeline"}
     evaluations = {"teacher": inputs["evaluation"] / best, "student": inputs["student_evaluation"]}
     pipelines = {who: spacy.load(model) for who, model in models.items()}
-    build(params, out.name, pipelines["student"], evaluations, out)
+    build(params, out.name, pipelines["student"], evaluations, inputs["weights"], out)
     comparison = compared(evaluations)
     write_json(out / "comparison.json", comparison)
     texts = [row["text"] for row in _rows(evaluations["student"] / "test.jsonl")[:TIMED]]
@@ -44,32 +44,41 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> di
     return {"speed": measured}
 
 
-def build(params: Params, student: str, nlp: spacy.Language, evaluations: dict[str, Path], out: Path) -> None:
-    """Build the wheel and its bill of materials, and check it."""
+def build(
+    params: Params, student: str, nlp: spacy.Language, evaluations: dict[str, Path], weights: Path, out: Path
+) -> None:
+    """Build the wheel and its bill of materials, and check it. With a transformer it needs the library's wheel, too."""
+    has_transformer = nlp.has_pipe("trf_tok2vec")
+    kind = "spaCy pipeline with a transformer" if has_transformer else "small spaCy pipeline"
     meta = params.package.model_copy(update={"name": f"{params.package.name}_{student}"})
     name = f"{params.language}_{meta.name}"
     metrics = {who: json.loads((path / "metrics.json").read_text("utf-8")) for who, path in evaluations.items()}
     facts = {
         "labels": listed(list(metrics["student"]["test"]["f1"]), "one" if params.data.exclusive else "any number"),
         "learned from": f"a transformer with test accuracy {metrics['teacher']['test']['accuracy']:.4f}",
+        **(origin(weights) if has_transformer else {}),
         "seed": params.seed,
     }
     readme = model_card(
         params.language,
         meta,
-        "A small spaCy pipeline for text classification, trained by Rootstock on what a transformer predicts.",
+        f"A {kind} for text classification, trained by Rootstock on what another model predicts.",
         facts,
         'print(nlp("Not bad at all.").cats)',
         score_table(metrics["student"], params.evaluate.confidence),
     )
     with tempfile.TemporaryDirectory() as tmp:
-        # spaCy leaves itself out of what a wheel requires.
-        required = {"requirements": [f"spacy{nlp.meta['spacy_version']}"]}
+        if has_transformer:
+            build_library(Path(tmp), out)
+            required = {}
+        else:  # spaCy leaves itself out of what a wheel requires
+            required = {"requirements": [f"spacy{nlp.meta['spacy_version']}"]}
         build_pipeline(nlp, meta.model_dump() | required, readme, Path(tmp), out)
-        write_sbom(name, out, None)
-        predictions = evaluations["student"] / "test.jsonl"
-        n = check_predictions(name, out, predictions, BATCH, 1, Path(tmp), needs="spacy")
-    print(f"installed in a clean environment with spaCy alone: {n} predictions equal evaluate's")
+        write_sbom(name, out, weights if has_transformer else None)
+        predictions, needs = evaluations["student"] / "test.jsonl", None if has_transformer else "spacy"
+        n = check_predictions(name, out, predictions, BATCH, params.threads, Path(tmp), needs)
+    where = "a clean environment" if has_transformer else "a clean environment with spaCy alone"
+    print(f"installed in {where}: {n} predictions equal evaluate's")
 
 
 def compared(evaluations: dict[str, Path]) -> dict[str, Any]:

@@ -1,8 +1,10 @@
-"""Students through the DAG: small pipelines of spaCy's own that learn what the best model predicts."""
+"""Students through the DAG: pipelines that learn what the best model predicts."""
 
 import json
 import subprocess
 import sys
+from collections import Counter
+from random import Random
 
 import numpy as np
 import pytest
@@ -95,6 +97,48 @@ def test_the_same_inputs_give_the_same_bytes(project, tmp_path):
     again.stage("distill@net")
     outs = [read(p, "data/receipts/distill@net.json")["outs"] for p in (project, again)]
     assert outs[0] == outs[1]
+
+
+@pytest.mark.slow
+def test_a_student_with_a_transformer(project, tmp_path):
+    """Self-training: on the rows of which the teacher is surest. Its wheel needs the library, and comes with it."""
+    other = project.copy(tmp_path / "project")
+    again = {"architecture": "transformer", "surest": 2, "hard_labels": True, "gold": 1.0, "epochs": 2}
+    other.set(**{"distill.students": {"again": again}})
+    assert repro(other) == ["distill@again", "evaluate_student@again", "package_student@again"]
+    n_train = sum(1 for _ in (other.folder / "data/few/train.jsonl").open())
+    assert n_train < read(other, "data/receipts/distill@again.json")["documents"] <= n_train + 4
+    assert spacy.load(other.folder / "data/student/again/pipeline").pipe_names[-1] == "trf_textcat"
+    wheels = {path.name.split("-")[0] for path in (other.folder / "data/student_package/again").glob("*.whl")}
+    assert wheels == {"en_sample_sentiment_again", "spacy_rootstock"}
+    said = other.module("records.ledger").stdout
+    assert "\nstudent again: test accuracy" in said and "is saved after" not in said
+    outs = read(other, "data/receipts/distill@again.json")["outs"]
+    other.stage("distill@again")
+    assert read(other, "data/receipts/distill@again.json")["outs"] == outs
+
+
+def test_the_surest_rows_become_labels(project):
+    """The same number of rows for each label, if there are so many."""
+    settings = students.settings(params.load(project.folder / "params.yaml"), "small")
+    rows = [
+        {"text": "a", "predicted": "A", "margin": 0.2, "scores": {"A": 0.6, "B": 0.4}},
+        {"text": "b", "predicted": "A", "margin": 0.6, "scores": {"A": 0.8, "B": 0.2}},
+        {"text": "c", "predicted": "B", "margin": 0.1, "scores": {"A": 0.45, "B": 0.55}},
+    ]
+    assert [row["text"] for row in distill.surest(rows, 1)] == ["b", "c"]
+    assert [row["text"] for row in distill.surest(rows, 5)] == ["b", "a", "c"]
+    several = [{"text": "a", "predicted": labels, "margin": 0.1} for labels in ([], ["A"], ["A", "B"], ["A"])]
+    assert [row["predicted"] for row in distill.surest(several, 1)] == [[], ["A"], ["A", "B"]]
+
+    def learned(**changes):
+        changed = settings.model_copy(update=changes)
+        return distill.annotated(project.folder / "data/annotated", ["NEGATIVE", "POSITIVE"], True, changed, Random(0))
+
+    assert len(learned()) == len(CORPUS) and all(0 < soft.max() < 1 for _, soft in learned())
+    hard = learned(hard_labels=True, surest=2)
+    assert all(sorted(soft.tolist()) == [0, 1] for _, soft in hard)
+    assert max(Counter(soft.argmax() for _, soft in hard).values()) == 2
 
 
 @pytest.mark.slow
