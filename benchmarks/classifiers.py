@@ -36,7 +36,7 @@ def accuracy(predict: Predict, rows: Rows) -> float:
 
 
 class Rootstock:
-    """The stages sentencize, wordpiece and finetune; then dev and test are scored, which the seconds leave out."""
+    """The stages sentencize, wordpiece and finetune on train and dev; scoring is left out of the seconds."""
 
     def __init__(self, weights: str, threads: int, changes: dict[str, Any]) -> None:
         """changes: of params.yaml, by key, such as `finetune.epochs`."""
@@ -61,6 +61,7 @@ class Rootstock:
             inputs = {"weights": self.weights, "features": Path(tmp)}
             model = self.train(settings, inputs, Path(tmp))
             seconds = time.perf_counter() - start
+            self.prepare(settings, inputs, Path(tmp), "test")
             nlp = spacy.load(model / "pipeline")
             labels = list(nlp.get_pipe("trf_textcat").labels)
             found = {}
@@ -70,22 +71,28 @@ class Rootstock:
         return {"seconds": seconds, **found}
 
     def train(self, settings: Any, inputs: dict[str, Path], tmp: Path) -> Path:
-        """Adds the splits to `inputs`. RETURNS: the folder of the model."""
+        """Adds train and dev to `inputs`. RETURNS: the folder of the model."""
         from contextlib import nullcontext
 
-        from workflow.stages import finetune, sentencize, wordpiece
+        from workflow.stages import finetune
 
         finetune.live.run = lambda *_: nullcontext(Silent())  # type: ignore[assignment]
         (tmp / "report.json").write_text("{}")  # no features
-        for split in ("train", "dev", "test"):
-            sentences, pieces = tmp / "sentences" / split, tmp / "wordpieces" / split
-            for out in (sentences, pieces):
-                out.mkdir(parents=True)
-            sentencize.run(settings, {}, {"sentences": sentences})
-            wordpiece.run(settings, {"sentences": sentences, "weights": self.weights}, {"wordpieces": pieces})
-            inputs[f"wordpieces/{split}"] = pieces
+        for split in ("train", "dev"):
+            self.prepare(settings, inputs, tmp, split)
         finetune.run(settings, inputs, {"model": tmp / "base", "checkpoint": tmp / "checkpoint"})
         return tmp / "base"
+
+    def prepare(self, settings: Any, inputs: dict[str, Path], tmp: Path, split: str) -> None:
+        """Add a split to `inputs`."""
+        from workflow.stages import sentencize, wordpiece
+
+        sentences, pieces = tmp / "sentences" / split, tmp / "wordpieces" / split
+        for out in (sentences, pieces):
+            out.mkdir(parents=True)
+        sentencize.run(settings, {}, {"sentences": sentences})
+        wordpiece.run(settings, {"sentences": sentences, "weights": self.weights}, {"wordpieces": pieces})
+        inputs[f"wordpieces/{split}"] = pieces
 
 
 class SelfTraining(Rootstock):
