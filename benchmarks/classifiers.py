@@ -104,7 +104,8 @@ class SelfTraining(Rootstock):
         from workflow.stages import annotate, distill
 
         inputs["best"], inputs["annotated"] = super().train(settings, inputs, tmp), tmp / "annotated"
-        for name, part in slices.cut("more", Path(settings.data.folder) / "unlabelled.jsonl", 10**6, {}).items():
+        path = Path(settings.data.folder) / "unlabelled.jsonl"
+        for name, part in slices.cut("more", path, 10**6, {}).items():
             out = inputs["annotated"] / name
             out.mkdir(parents=True)
             write_json(out / annotate.REPORT, annotate.annotate(part, inputs["best"] / "pipeline", settings, out))

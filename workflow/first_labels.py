@@ -20,7 +20,7 @@ from .corpus import rows, slices, tasks
 from .corpus.rows import Tally
 from .engine import command, params
 from .engine.errors import Problem
-from .engine.params import Params
+from .engine.params import Data, Params
 
 WEIGHTS = Path("data/weights")
 
@@ -40,13 +40,13 @@ def main() -> None:
     settings = params.load()
     if not (WEIGHTS / "config.json").is_file():
         raise Problem("data/weights is missing: `dvc repro download_weights` fetches it")
-    texts = read(arguments.sources, settings.data.on_bad_row)
+    texts = read(arguments.sources, settings.data)
     for text in choose(texts, min(arguments.rows, len(texts)), settings):
         print(json.dumps(tasks.task(text, arguments.labels, settings.data.exclusive, [], {}), ensure_ascii=False))
     sys.stdout.flush()  # here, where an error has its one line
 
 
-def read(sources: Iterable[Path], on_bad_row: str) -> list[str]:
+def read(sources: Iterable[Path], data: Data) -> list[str]:
     """The texts of files and folders, each once."""
     texts: dict[str, None] = {}
     tally = Tally(log=partial(print, file=sys.stderr))
@@ -55,7 +55,7 @@ def read(sources: Iterable[Path], on_bad_row: str) -> list[str]:
             raise Problem(f"{source}: not found")
         if not slices.files(source)[0]:
             raise Problem(f"{source} has no rows in {', '.join(rows.READERS | rows.UNLABELLED)}")
-        texts |= {record.text: None for record in slices.read(source, on_bad_row, tally)}
+        texts |= {record.text: None for record in slices.read(source, data, tally)}
     if not texts:
         raise Problem("there is no row with a text")
     return list(texts)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .corpus import slices
+from .corpus.rows import Names
 from .corpus.slices import Slice
 from .engine import params
 from .engine.errors import Problem, printable
@@ -28,13 +29,14 @@ def refresh() -> None:
     before = _unless_damaged(slices.load)
     if not settings.corpora and before == {}:
         return _retire_all_but(set())
+    names = Names.of(loaded.data)
     remembered = _unless_damaged(lambda: dict(json.loads(SEEN.read_text("utf-8")))) or {}
     seen: dict[str, Any] = {}
     found: dict[str, Slice] = {}
     for corpus, source in settings.corpora.items():
         path = Path(source)
         if path.exists():
-            cut = slices.cut(corpus, path, settings.slice_rows, remembered)
+            cut = slices.cut(corpus, path, settings.slice_rows, remembered, names)
             seen |= {part.file: remembered[part.file] for part in cut.values()}
             found |= cut
             _say(corpus, path, cut)

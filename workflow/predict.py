@@ -41,7 +41,7 @@ def main() -> None:
         model = find(arguments.model, settings, Path(tmp))
         from .model import predictor  # imports PyTorch, which takes seconds: not before the model is found
 
-        stream = read(arguments.files, arguments.format, tally)
+        stream = read(arguments.files, arguments.format, rows.Names.of(settings.data), tally)
         predicted = predictor.predict(model, stream, lambda record: record.text, settings, arguments.processes)
         for record, outcome in tqdm(predicted, unit=" docs", disable=None):
             print(record.line(outcome))
@@ -50,9 +50,10 @@ def main() -> None:
         sys.exit(f"predict: bad rows that were left out: {tally.skipped}")
 
 
-def read(files: list[Path], stdin_format: str, tally: Tally) -> Iterator[Record]:
+def read(files: list[Path], stdin_format: str, names: rows.Names, tally: Tally) -> Iterator[Record]:
     """The rows of all files. A bad row is named on stderr, and left out."""
-    parsed = [rows.parse(path, f".{stdin_format}" if path == STDIN else "") for path in files]  # none is opened yet
+    stdin = f".{stdin_format}"
+    parsed = [rows.parse(path, stdin if path == STDIN else "", names) for path in files]  # none is opened yet
     for path, records in zip(files, parsed, strict=True):
         yield from rows.read_unlabelled(path, records, on_bad_row="skip", tally=tally)
 

@@ -6,7 +6,7 @@ import csv
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TextIO, TypeVar
 
 from ..engine.errors import Problem, brief, printable
+from ..engine.params import Data
 
 # Characters. Longer ones are refused, so that memory does not depend on what is in a file: a line without end, a quote
 # that is never closed, a text that takes gigabytes as tokens.
@@ -81,6 +82,28 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+class Names(NamedTuple):
+    """What columns are called in the files: names that params.yaml has for them."""
+
+    text: str = "text"
+    label: str | None = None  # None: one of LABELS
+    exclusive: bool = True  # whether that column has one label
+
+    @classmethod
+    def of(cls, data: Data) -> Names:
+        return cls(data.text, data.label, data.exclusive)
+
+    def here(self, columns: Iterable[str]) -> list[str]:
+        """What the columns are called here. One that another is renamed to is put in parentheses."""
+        ours = {self.text: "text"} | ({self.label: "label" if self.exclusive else "labels"} if self.label else {})
+        taken = ({"text"} if self.text != "text" else set()) | (set(LABELS) if self.label else set())
+        return [ours.get(name, f"({name})" if name in taken else name) for name in columns]
+
+
+LABELS = ("label", "labels", "accept", "cats")  # columns with labels
+PLAIN = Names()
+
+
 class BadRow(ValueError):
     """Why a row cannot be used."""
 
@@ -98,7 +121,13 @@ def find(folder: Path, split: str) -> Path | None:
 
 
 def read(
-    path: Path, *, exclusive: bool, on_bad_row: str, tally: Tally, allowed_labels: set[str] | None = None
+    path: Path,
+    *,
+    exclusive: bool,
+    on_bad_row: str,
+    tally: Tally,
+    allowed_labels: set[str] | None = None,
+    names: Names = PLAIN,
 ) -> Iterator[Row]:
     """Yield the usable rows of a file, and record the others in the tally.
 
@@ -114,7 +143,7 @@ def read(
             raise BadRow(f"label {brief(unknown)} does not occur in train (train has {allowed})")
         return row
 
-    return _read(path, READERS[path.suffix](path, True), row_of, on_bad_row, tally)
+    return _read(path, READERS[path.suffix](path, True, names), row_of, on_bad_row, tally)
 
 
 def read_unlabelled(path: Path, parsed: Parsed, *, on_bad_row: str, tally: Tally) -> Iterator[Record]:
@@ -137,7 +166,7 @@ def read_unlabelled(path: Path, parsed: Parsed, *, on_bad_row: str, tally: Tally
     return _read(path, parsed, record_of, on_bad_row, tally)
 
 
-def parse(path: Path, suffix: str = "") -> Parsed:
+def parse(path: Path, suffix: str = "", names: Names = PLAIN) -> Parsed:
     """The records of a file without labels. Raises Problem if no reader knows its suffix.
 
     suffix: to be read as a file with this suffix, whatever the path has.
@@ -146,7 +175,7 @@ def parse(path: Path, suffix: str = "") -> Parsed:
     suffix = suffix or path.suffix
     if suffix not in known:
         raise Problem(f"{path}: expected one of {', '.join(known)}")
-    return known[suffix](path, False)
+    return known[suffix](path, False, names)
 
 
 Made = TypeVar("Made", Row, Record)
@@ -246,14 +275,18 @@ class _Again:
 
 # Number of the line, and a function that returns the record or raises BadRow; None for a blank line.
 Parsed = Iterator[tuple[int, Callable[[], dict[str, Any]] | None]]
-Reader = Callable[[Path, bool], Parsed]
+Reader = Callable[[Path, bool, Names], Parsed]
 
 
-def _json_lines(path: Path, labelled: bool) -> Parsed:
-    return _by_line(path, _json_object)
+def _json_lines(path: Path, labelled: bool, names: Names) -> Parsed:
+    def parse(line: str) -> dict[str, Any]:
+        record = _json_object(line, names)
+        return dict(zip(names.here(record), record.values(), strict=True))
+
+    return _by_line(path, partial(_json_object, names=names) if names == PLAIN else parse)
 
 
-def _plain_lines(path: Path, labelled: bool) -> Parsed:
+def _plain_lines(path: Path, labelled: bool, names: Names) -> Parsed:
     return _by_line(path, lambda line: {"text": line.rstrip("\r\n")})
 
 
@@ -266,8 +299,9 @@ def _by_line(path: Path, parse: Callable[[str], dict[str, Any]]) -> Parsed:
                 yield number, None if line.isspace() else partial(parse, line)
 
 
-def _json_object(line: str) -> dict[str, Any]:
-    suspect = line.count('"text"') > 1 or line.count('"label"') > 1  # Python keeps the last of two equal keys
+def _json_object(line: str, names: Names) -> dict[str, Any]:
+    keys = (names.text, names.label or "label")
+    suspect = any(line.count(f'"{key}"') > 1 for key in keys)  # Python keeps the last of two equal keys
     try:
         record = (UNIQUE.decode if suspect else json.loads)(line)
     except json.JSONDecodeError as error:
@@ -294,13 +328,14 @@ COLUMNS = {"text", "label", "labels", "accept"}
 
 
 def _delimited(delimiter: str, quoting: Literal[0, 3]) -> Reader:
-    def parse(path: Path, labelled: bool) -> Parsed:
+    def parse(path: Path, labelled: bool, names: Names) -> Parsed:
         csv.field_size_limit(LONGEST_TEXT)  # the default, 128 kB, is less than a long document
         with _opened(path) as file:
             lines = _Again(_lines(file))
             # In place of a line that is too long comes None, which is no string: csv.Error.
             reader = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)  # type: ignore[arg-type]
             header: list[str] = []
+            columns: list[str] = []  # what they are called here
             while True:
                 lines.begin()
                 number = lines.number + 1
@@ -318,24 +353,26 @@ def _delimited(delimiter: str, quoting: Literal[0, 3]) -> Reader:
                 if not cells:
                     yield number, None
                 elif header:
-                    yield number, partial(_record, header, cells, labelled)
+                    yield number, partial(_record, header, columns, cells, labelled)
                 else:
-                    header = cells
-                    _check_header(header, labelled, f"{path}:{number}", delimiter)
+                    _check_header(cells, labelled, f"{path}:{number}", delimiter, names)
+                    header, columns = cells, names.here(cells)
 
     return parse
 
 
-def _check_header(header: list[str], labelled: bool, where: str, delimiter: str) -> None:
-    columns = Counter(name for name in header if name in COLUMNS or not labelled)
+def _check_header(header: list[str], labelled: bool, where: str, delimiter: str, names: Names) -> None:
+    columns = Counter(name for name in names.here(header) if name in COLUMNS or not labelled)
     if columns["text"] and max(columns.values()) == 1 and (len(columns) > 1 or not labelled):
         return
     found = delimiter.join(header)[:80]
     if not labelled:
-        raise Problem(f"{where}: the header is {found!r}: expected a column text, in lowercase, and each column once")
+        raise Problem(
+            f"{where}: the header is {found!r}: expected a column {names.text} (case matters), and each column once"
+        )
     raise Problem(
-        f"{where}: the header is {found!r}: expected the columns text and label (or labels, accept), each once, "
-        f"in lowercase, with {delimiter!r} between columns"
+        f"{where}: the header is {found!r}: expected the columns {names.text} and "
+        f"{names.label or 'label (or labels, accept)'}, each once (case matters), with {delimiter!r} between columns"
     )
 
 
@@ -343,22 +380,22 @@ def _raise(error: Exception) -> Any:
     raise error
 
 
-def _record(header: list[str], cells: list[str], labelled: bool) -> dict[str, Any]:
+def _record(header: list[str], columns: list[str], cells: list[str], labelled: bool) -> dict[str, Any]:
     if len(cells) > len(header):
         raise BadRow("more cells than columns in the header")
     if [cell.lstrip("\ufeff") for cell in cells] == header:
         raise BadRow("it is the header again: several files were joined")
-    columns = zip(header, cells, strict=False)
+    named = zip(columns, cells, strict=False)
     if not labelled:
-        return dict(columns)
-    record: dict[str, Any] = {name: cell for name, cell in columns if cell}
+        return dict(named)
+    record: dict[str, Any] = {name: cell for name, cell in named if cell}
     for name in ("labels", "accept"):
-        if name in header:
+        if name in columns:
             record[name] = [part.strip() for part in record.get(name, "").split("|") if part.strip()]
     return record
 
 
-def _parquet(path: Path, labelled: bool) -> Parsed:
+def _parquet(path: Path, labelled: bool, names: Names) -> Parsed:
     from pyarrow import ArrowException, parquet
 
     if path.is_fifo():
@@ -366,14 +403,14 @@ def _parquet(path: Path, labelled: bool) -> Parsed:
     try:
         with parquet.ParquetFile(path, pre_buffer=False, buffer_size=PARQUET_BYTES) as file:
             columns = Counter(file.schema_arrow.names)
-            if not columns["text"] or max(columns.values()) > 1:
-                raise Problem(
-                    f"{path}: its columns are {listed(sorted(columns.elements()))}: expected text, and each once"
-                )
+            if not columns[names.text] or max(columns.values()) > 1:
+                found = listed(sorted(columns.elements()))
+                raise Problem(f"{path}: its columns are {found}: expected {names.text}, and each once")
+            here = names.here(file.schema_arrow.names)
             batches = file.iter_batches(PARQUET_ROWS, use_threads=False)
             records = chain.from_iterable(batch.to_pylist() for batch in batches)
             for number, record in enumerate(records, 1):
-                yield number, partial(_present, record, labelled)
+                yield number, partial(_present, dict(zip(here, record.values(), strict=True)), labelled)
     except (ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
         if getattr(error, "errno", None):  # of the file system; Arrow's own have none
             raise

@@ -18,6 +18,7 @@ from typing import Any
 
 from ..engine import dag
 from ..engine.errors import Problem
+from ..engine.params import Data
 from . import rows
 
 LIST = Path("workflow/slices.yaml")
@@ -46,13 +47,16 @@ def files(source: Path) -> tuple[list[Path], list[Path]]:
     return [path for path in found if path.suffix in known], [path for path in found if path.suffix not in known]
 
 
-def read(source: Path, on_bad_row: str, tally: rows.Tally) -> Iterator[rows.Record]:
+def read(source: Path, data: Data, tally: rows.Tally) -> Iterator[rows.Record]:
     """The rows of a file, or of the files of a folder."""
     for path in files(source)[0]:
-        yield from rows.read_unlabelled(path, rows.parse(path), on_bad_row=on_bad_row, tally=tally)
+        parsed = rows.parse(path, names=rows.Names.of(data))
+        yield from rows.read_unlabelled(path, parsed, on_bad_row=data.on_bad_row, tally=tally)
 
 
-def cut(corpus: str, source: Path, n_rows: int, seen: dict[str, Any]) -> dict[str, Slice]:
+def cut(
+    corpus: str, source: Path, n_rows: int, seen: dict[str, Any], names: rows.Names = rows.PLAIN
+) -> dict[str, Slice]:
     """The slices of a file, or of the files of a folder. Raises Problem if there is none, or a file cannot be read.
 
     seen: what is known of files from earlier calls, so that one that has not changed is not read again.
@@ -66,9 +70,9 @@ def cut(corpus: str, source: Path, n_rows: int, seen: dict[str, Any]) -> dict[st
             )
         file_key = hashlib.sha256(name.encode()).hexdigest()[:16]
         try:
-            state = [path.stat().st_size, path.stat().st_mtime_ns, n_rows]
+            state = [path.stat().st_size, path.stat().st_mtime_ns, n_rows, *names]
             if seen.get(str(path), {}).get("state") != state:
-                seen[str(path)] = {"state": state, "slices": [asdict(part) for part in _cut_file(path, n_rows)]}
+                seen[str(path)] = {"state": state, "slices": [asdict(part) for part in _cut_file(path, n_rows, names)]}
         except OSError as error:
             raise Problem(f"{path}: cannot be read ({error.strerror or error})") from None
         for number, part in enumerate(seen[str(path)]["slices"]):
@@ -79,8 +83,8 @@ def cut(corpus: str, source: Path, n_rows: int, seen: dict[str, Any]) -> dict[st
     return found
 
 
-def _cut_file(path: Path, n_rows: int) -> Iterator[Slice]:
-    parsed = rows.parse(path)
+def _cut_file(path: Path, n_rows: int, names: rows.Names) -> Iterator[Slice]:
+    parsed = rows.parse(path, names=names)
     first = 0
     for begin in parsed:
         sha256 = hashlib.sha256()
@@ -89,10 +93,10 @@ def _cut_file(path: Path, n_rows: int) -> Iterator[Slice]:
         first += n
 
 
-def records(part: Slice) -> rows.Parsed:
+def records(part: Slice, names: rows.Names = rows.PLAIN) -> rows.Parsed:
     """The rows of a slice. Raises Problem, after the last, if they are not those that were cut."""
     sha256 = hashlib.sha256()
-    yield from _hashed(islice(rows.parse(Path(part.file)), part.first, part.first + part.rows), sha256)
+    yield from _hashed(islice(rows.parse(Path(part.file), names=names), part.first, part.first + part.rows), sha256)
     if sha256.hexdigest() != part.sha256:
         raise Problem(f"{part.file}: rows that were there have changed: `make repro` cuts it anew")
 

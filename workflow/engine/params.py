@@ -72,6 +72,8 @@ class Weights(_Section):
 class Data(_Section):
     folder: str
     dev_fraction: Fraction
+    text: Annotated[str, Field(min_length=1)]
+    label: Annotated[str, Field(min_length=1)] | None
     exclusive: bool
     on_bad_row: Literal["fail", "skip"]
 

@@ -33,7 +33,8 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
 def annotate(part: Slice, model: Path, params: Params, out: Path) -> dict[str, Any]:
     """Write the rows of a slice with what the model predicts. RETURNS: what they add up to."""
     tally = Tally()
-    stream = rows.read_unlabelled(Path(part.file), slices.records(part), on_bad_row=params.data.on_bad_row, tally=tally)
+    parsed = slices.records(part, rows.Names.of(params.data))
+    stream = rows.read_unlabelled(Path(part.file), parsed, on_bad_row=params.data.on_bad_row, tally=tally)
     predicted = predictor.predict(model, stream, lambda record: record.text, params, processes=1)
     counts: Counter[str] = Counter()
     labels: Counter[str] = Counter()

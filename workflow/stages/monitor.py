@@ -33,7 +33,7 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
     make_deterministic(params)
     out, level = outputs["monitor"], params.evaluate.confidence
     tally = Tally()
-    stream = slices.read(Path(params.monitor.corpora[out.name]), params.data.on_bad_row, tally)
+    stream = slices.read(Path(params.monitor.corpora[out.name]), params.data, tally)
     records, n_rows = drawn(stream, params.seed)
     if len(records) < LEAST:
         raise Problem(f"monitor.corpora.{out.name} has {len(records)} rows: {LEAST} or more are needed")

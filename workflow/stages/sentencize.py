@@ -134,7 +134,8 @@ def _said(row: Row) -> list[tuple[str, bool] | None]:
 def _facts(path: Path, params: Params, texts: Texts | None) -> Facts:
     """What the rows of the train file say. Raises Problem at a bad row, as on_bad_row says. texts: gets their texts."""
     data = params.data
-    stream = rows.read(path, exclusive=data.exclusive, on_bad_row=data.on_bad_row, tally=Tally())
+    names = rows.Names.of(data)
+    stream = rows.read(path, exclusive=data.exclusive, on_bad_row=data.on_bad_row, tally=Tally(), names=names)
     return Counter(fact for row in (texts.noting(stream) if texts else stream) for fact in _said(row))
 
 
@@ -167,6 +168,7 @@ def _split_rows(
         on_bad_row=params.data.on_bad_row,
         tally=tally,
         allowed_labels=labels,
+        names=rows.Names.of(params.data),
     )
     if not held_out:
         yield from stream

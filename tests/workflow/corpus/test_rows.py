@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests import soak
 from tests.conftest import ROOT
 from workflow.corpus import rows as module
-from workflow.corpus.rows import Tally, find, parse, read, read_unlabelled
+from workflow.corpus.rows import Names, Tally, find, parse, read, read_unlabelled
 from workflow.engine.errors import Problem
 
 
@@ -574,3 +574,45 @@ def test_a_format_is_read_from_a_pipe():
         [sys.executable, "-c", code], input=b"\xef\xbb\xbftext\nFine.\n", capture_output=True, cwd=ROOT
     )
     assert done.stdout.decode() == "/dev/stdin:2 {'text': 'Fine.'}\n", done.stderr
+
+
+NAMED = [
+    {"review": "Fine.", "topic": "A", "text": "1", "label": "x"},
+    {"review": "Bad.", "topic": "B", "text": "2", "label": "y"},
+]
+RENAMED = {
+    "a.jsonl": "\n".join(map(json.dumps, NAMED)),
+    "a.csv": "label,review,topic,text\nx,Fine.,A,1\ny,Bad.,B,2\n",
+    "a.tsv": "label\treview\ttopic\ttext\nx\tFine.\tA\t1\ny\tBad.\tB\t2\n",
+    "a.parquet": parquet(NAMED),
+}
+
+
+@pytest.mark.parametrize(("name", "content"), RENAMED.items(), ids=RENAMED.keys())
+def test_columns_may_have_other_names(tmp_path, name, content):
+    """Columns that are really called text and label are not read then; unlabelled rows keep them."""
+    path = write(tmp_path, name, content)
+    found = read(path, exclusive=True, on_bad_row="fail", tally=Tally(), names=Names("review", "topic"))
+    assert [(row.text, row.labels) for row in found] == [("Fine.", {"A": True}), ("Bad.", {"B": True})]
+    records = list(read_unlabelled(path, parse(path, names=Names("review")), on_bad_row="fail", tally=Tally()))
+    assert [record.text for record in records] == ["Fine.", "Bad."]
+    assert records[0].columns == {"text": "Fine.", "topic": "A", "(text)": "1", "label": "x"}
+    with pytest.raises(Problem, match=r"no text|topics"):
+        list(read(path, exclusive=True, on_bad_row="fail", tally=Tally(), names=Names("topics", "topic")))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("a.csv", "review,topics\nFine.,A|B\n"), ("a.jsonl", '{"review": "Fine.", "topics": ["A", "B"], "cats": 7}')],
+)
+def test_the_column_of_labels_may_have_another_name(tmp_path, name, content):
+    path = write(tmp_path, name, content)
+    names = Names("review", "topics", exclusive=False)
+    [row] = read(path, exclusive=False, on_bad_row="fail", tally=Tally(), names=names)
+    assert row.labels == {"A": True, "B": True} and row.complete
+
+
+def test_a_key_twice_is_noticed_under_its_name(tmp_path):
+    path = write(tmp_path, "a.jsonl", '{"review": "Fine.", "review": "Bad.", "label": "A"}')
+    with pytest.raises(Problem, match="the key 'review' occurs twice"):
+        list(read(path, exclusive=True, on_bad_row="fail", tally=Tally(), names=Names("review")))
