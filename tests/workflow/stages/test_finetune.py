@@ -255,7 +255,7 @@ def interrupted(project: Project, number: int) -> int:
     os.kill(int(lock.read_text().split()[1]), number)
     begin = time.monotonic()
     project.printed = stage.communicate(timeout=40)[1]
-    assert time.monotonic() - begin < 10
+    assert time.monotonic() - begin < 30  # on a busy machine, too
     return stage.returncode if stage.returncode >= 0 else 128 - stage.returncode  # as a shell says it
 
 
