@@ -70,6 +70,8 @@ PartitionName=main Nodes={self.host} Default=YES MaxTime=INFINITE State=UP
         # Snakemake's plugin removes SLURM_CONF from its jobs' environment, so the files must be where Slurm expects them.
         ETC.mkdir(exist_ok=True)
         for name in CONFIGURATION:
+            if (ETC / name).is_symlink() and not (ETC / name).exists():  # of tests that were killed
+                (ETC / name).unlink()
             (ETC / name).symlink_to(self.folder / name)
         munge = self.folder / "munge"
         files = [f"--{name}={munge / name}" for name in ("socket", "pid-file", "log-file", "seed-file")]
