@@ -16,7 +16,7 @@ def found(receipts: costs.Receipts) -> dict[str, dict[str, Any]]:
     """By student: `teacher` and `student` with their figures, `agreement`, `test_p`, `training`, `pays_after`.
 
     `training` is the energy of its stage and of `annotate`, in Wh. After `pays_after` documents the student has saved
-    as much; None if it saves less than a tenth of the teacher's energy, which may be noise.
+    as much; None if it needs no less energy than the teacher, or has a transformer, too.
     """
     annotated = [receipt for stage, receipt in receipts.items() if stage.startswith("annotate@")]
     students = {}
@@ -27,10 +27,9 @@ def found(receipts: costs.Receipts) -> dict[str, dict[str, Any]]:
         for who, figures in packaged["speed"].items():
             facts[who] |= figures
         training = 1000 * costs.total([trained, *annotated])["kwh"]
-        teacher = facts["teacher"]["wh_per_1000"] / 1000
-        saved = teacher - facts["student"]["wh_per_1000"] / 1000
+        saved = (facts["teacher"]["wh_per_1000"] - facts["student"]["wh_per_1000"]) / 1000
         outs = json.dumps([trained["outs"], packaged["outs"]], sort_keys=True)
-        facts |= {"training": training, "pays_after": round(training / saved) if saved > teacher / 10 else None}
+        facts |= {"training": training, "pays_after": round(training / saved) if facts["small"] and saved > 0 else None}
         students[student] = facts | {"sha256": hashlib.sha256(outs.encode()).hexdigest()}
     return students
 

@@ -31,9 +31,10 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> No
     make_deterministic(params)
     model, evaluation = ("student", "student_evaluation") if "student" in inputs else ("model", "evaluation")
     out, exclusive = outputs[evaluation], params.data.exclusive
-    if model == "student":
-        require_cpu()  # in production, a student runs on CPUs
-    nlp = spacy.load(inputs[model] / "pipeline")
+    pipeline = inputs[model] / "pipeline"
+    if "trf_tok2vec" not in spacy.util.load_config(pipeline / "config.cfg")["nlp"]["pipeline"]:
+        require_cpu()  # in production, a small student runs on CPUs
+    nlp = spacy.load(pipeline)
     textcat = outcomes.classifier(nlp)
     labels = list(textcat.labels)
     thresholds = np.array([outcomes.threshold_of(textcat, label) for label in labels])

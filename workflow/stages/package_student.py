@@ -33,7 +33,7 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path]) -> di
     evaluations = {"teacher": inputs["evaluation"] / best, "student": inputs["student_evaluation"]}
     pipelines = {who: spacy.load(model) for who, model in models.items()}
     build(params, out.name, pipelines["student"], evaluations, inputs["weights"], out)
-    comparison = compared(evaluations)
+    comparison = {"small": not pipelines["student"].has_pipe("trf_tok2vec"), **compared(evaluations)}
     write_json(out / "comparison.json", comparison)
     texts = [row["text"] for row in _rows(evaluations["student"] / "test.jsonl")[:TIMED]]
     measured = speed.compare(pipelines, texts, params.carbon)
