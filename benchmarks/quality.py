@@ -148,7 +148,7 @@ def draw_rows(task: Task, draw: int) -> dict[str, Rows]:
             by_label[row["label"]].append(row)
         n, groups = task.per_class, [by_label[label] for label in sorted(by_label)]
         train, dev = ([row for group in groups for row in group[part]] for part in (slice(n), slice(n, 2 * n)))
-        used = {row["text"] for row in train + dev}
+        used = {row["text"] for row in train + dev + test}
         unlabelled = [{"text": row["text"]} for row in rows if row["text"] not in used][:UNLABELLED]
         return {"train": train, "dev": dev, "test": test, "unlabelled": unlabelled}
     if (folder / "dev.jsonl").is_file():

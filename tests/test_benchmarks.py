@@ -77,6 +77,8 @@ def test_draws_of_public_data(title):
     assert not {row["text"] for row in splits["train"]} & {row["text"] for row in splits["dev"]}
     if task.per_class:
         assert len(splits["train"]) == task.per_class * len(labels) >= len(splits["dev"]) > 0
+        labelled = {row["text"] for split in ("train", "dev", "test") for row in splits[split]}
+        assert splits["unlabelled"] and not {row["text"] for row in splits["unlabelled"]} & labelled
     elif task.rows:
         assert len(splits["train"]) in (task.rows, task.rows - task.rows // 10)
 

@@ -77,6 +77,12 @@ class Data(_Section):
     exclusive: bool
     on_bad_row: Literal["fail", "skip"]
 
+    @model_validator(mode="after")
+    def _has_two_columns(self) -> Data:
+        if self.text == self.label:
+            raise ValueError("text and label must be two columns")
+        return self
+
 
 class Sentencize(_Section):
     shard_docs: Count

@@ -77,6 +77,7 @@ CASES = [
     ({"sweep": {"base": {1: 2}}}, "sweep.base.1 is 1: keys should be strings"),
     ({1: 2}, "1 is 1: keys should be strings"),
     ({"data.folder": 2024}, r"data.folder is 2024: .* put it in quotes"),
+    ({"data.label": "text"}, "text and label must be two columns"),
 ]
 
 

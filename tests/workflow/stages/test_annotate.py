@@ -66,6 +66,20 @@ def test_a_slice_is_summed_up(project):
 
 
 @pytest.mark.slow
+def test_the_text_may_be_in_another_column(project, tmp_path):
+    """In a corpus, and in what `predict` reads. Another column that is called text is kept."""
+    other = project.copy(tmp_path / "project")
+    other.set(**{"data.text": "review", "annotate.corpora": {"named": "data/named.csv"}})
+    (other.folder / "data/named.csv").write_text("text,review\n1,Fine.\n2,Bad.\n")
+    other.module("partition")
+    [name] = yaml.safe_load((other.folder / "workflow/slices.yaml").read_text())["slices"]
+    other.stage(f"annotate@{name}")
+    lines = annotated(other)
+    assert [(line["text"], line["(text)"]) for line in lines] == [("Fine.", "1"), ("Bad.", "2")]
+    assert lines == list(map(json.loads, other.module("predict", "base", "data/named.csv").stdout.splitlines()))
+
+
+@pytest.mark.slow
 def test_the_ledger_sums_up_a_corpus(project, tmp_path):
     recorded = project.copy(tmp_path / "project")
     said = recorded.module("records.ledger").stdout

@@ -41,6 +41,16 @@ def test_shards_and_report_have_documents_sentences_and_labels(tmp_path):
     assert docs[1].user_data[shards.ROW].endswith("train.jsonl:2")
 
 
+def test_columns_have_the_names_that_params_say(tmp_path):
+    (tmp_path / "mine").mkdir()
+    for split in shards.SPLITS:
+        (tmp_path / f"mine/{split}.csv").write_text("category,review,text\nA,Fine.,1\nB,Bad.,2\n")
+    report, out = run(tmp_path, text="review", label="category")
+    assert report["train"]["labels"] == report["test"]["labels"] == ["A", "B"]
+    docs = list(shards.read(shards.files(out / "test"), spacy.blank("en").vocab))
+    assert [(doc.text, doc.cats["A"]) for doc in docs] == [("Fine.", 1.0), ("Bad.", 0.0)]
+
+
 def test_shards_have_the_requested_size(tmp_path):
     docs = (doc for doc in spacy.blank("en").pipe(str(i) for i in range(7)))
     shards.write(docs, tmp_path, 3)
