@@ -1,7 +1,7 @@
 """Predict rows with a trained model: `python -m workflow.predict MODEL [FILE ...] > predictions.jsonl`.
 
-Rows are JSON Lines, CSV, TSV, Parquet or plain text, with a column `text`. Each becomes a line of JSON, in order: all
-its columns, and what the model predicts.
+Rows are JSON Lines, CSV, TSV, Parquet or plain text, with a column `text`, or as data.text says. Each becomes a line of
+JSON, in order: all its columns, and what the model predicts.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from math import isnan
 
 import numpy as np
 from spacy.language import Language
@@ -29,7 +30,7 @@ def learn(nlp: Language, docs: list[Doc], targets: np.ndarray, settings: Finetun
     """
     textcat, rng = nlp.get_pipe("trf_textcat"), random.Random(seed)
     for doc, known in zip(docs, targets.tolist(), strict=True):
-        doc.cats = {label: p for label, p in zip(textcat.labels, known, strict=True) if p == p}
+        doc.cats = {label: p for label, p in zip(textcat.labels, known, strict=True) if not isnan(p)}
     counts = dict(zip(textcat.labels, np.nansum(targets, axis=0).round().astype(int).tolist(), strict=True))
     optimizer, _ = recipe.begin(textcat, settings, counts, len(docs))
     order = list(range(len(docs)))
