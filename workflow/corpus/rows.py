@@ -281,6 +281,9 @@ Reader = Callable[[Path, bool, Names], Parsed]
 def _json_lines(path: Path, labelled: bool, names: Names) -> Parsed:
     def parse(line: str) -> dict[str, Any]:
         record = _json_object(line, names)
+        for name in (names.text, names.label if labelled else None):
+            if name and name not in record:
+                raise BadRow(f"it has no {name}{_instead(record)}")
         return dict(zip(names.here(record), record.values(), strict=True))
 
     return _by_line(path, partial(_json_object, names=names) if names == PLAIN else parse)

@@ -612,6 +612,13 @@ def test_the_column_of_labels_may_have_another_name(tmp_path, name, content):
     assert row.labels == {"A": True, "B": True} and row.complete
 
 
+@pytest.mark.parametrize(("names", "missing"), [(Names("body"), "body"), (Names(label="topic"), "topic")])
+def test_a_missing_column_has_its_own_name_in_the_message(tmp_path, names, missing):
+    path = write(tmp_path, "a.jsonl", '{"text": "Fine.", "label": "A"}')
+    with pytest.raises(Problem, match=f"a.jsonl:1: it has no {missing}, only 'text', 'label'"):
+        list(read(path, exclusive=True, on_bad_row="fail", tally=Tally(), names=names))
+
+
 def test_a_key_twice_is_noticed_under_its_name(tmp_path):
     path = write(tmp_path, "a.jsonl", '{"review": "Fine.", "review": "Bad.", "label": "A"}')
     with pytest.raises(Problem, match="the key 'review' occurs twice"):
